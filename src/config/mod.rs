@@ -1,0 +1,235 @@
+//! The configuration: read in layers, checked whole, reported whole.
+//!
+//! [`raw`] mirrors the file and knows no meaning. This module turns it into values that cannot be wrong. Secrets do not
+//! pass through here: a route holds the *sources* of its secrets.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use http::{HeaderName, Method, StatusCode};
+use ipnet::IpNet;
+
+use crate::{clock::UnixTime, scheme::Scheme, secret::SecretSource};
+
+/// A configuration that was checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[server]`
+    pub server: Server,
+    /// `[limits]`
+    pub limits: Limits,
+    /// `[log]`
+    pub log: Log,
+    /// `[[route]]`, in the order of the file. At least one.
+    pub routes: Vec<RouteConfig>,
+}
+
+/// `[server]`
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Where senders connect. At least one.
+    pub listen: Vec<ListenAddr>,
+    /// Where metrics and health are served; `admin = "off"` gives `None`.
+    pub admin: Option<ListenAddr>,
+    /// Worker threads; at least one.
+    pub threads: usize,
+    /// How long a stopping process waits for requests under way.
+    pub drain: Duration,
+    /// Whose `X-Forwarded-*`, `Forwarded` and `Via` are believed and extended.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Name of the header that says "verified".
+    pub mark: HeaderName,
+    /// TLS for all TCP and Unix listeners; `None`: plaintext.
+    pub tls: Option<Tls>,
+}
+
+/// A listening address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddr {
+    /// `127.0.0.1:8080`, `[::]:8443`
+    Tcp(SocketAddr),
+    /// `unix:/run/countersign/in.sock`
+    Unix(PathBuf),
+}
+
+/// `[server.tls]`
+#[derive(Debug, Clone)]
+pub struct Tls {
+    /// Certificate chains with their keys, chosen by SNI; the first also serves those who name no host, or an unknown one.
+    pub certificates: Vec<CertificateFiles>,
+    /// Certificates that clients must chain to; `None`: clients need none.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// One certificate chain and its private key, both PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The key: PKCS#8, SEC1 or PKCS#1.
+    pub private_key: PathBuf,
+}
+
+/// `[limits]`. Sizes are bytes.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// One body.
+    pub body: u64,
+    /// All bodies held in memory, together.
+    pub body_memory: u64,
+    /// Folder for what does not fit; `None`: the system's temporary folder.
+    pub spool_dir: Option<PathBuf>,
+    /// All bodies on disk, together; 0: never spill.
+    pub spool: u64,
+    /// One request head.
+    pub headers: u32,
+    /// Handshake, or one whole head.
+    pub head_timeout: Duration,
+    /// Longest pause between two pieces of a body.
+    pub body_timeout: Duration,
+    /// Least rate of a body, bytes per second; 0: none.
+    pub body_min_rate: u64,
+    /// Longest life of a connection without a request.
+    pub idle_timeout: Duration,
+    /// Connections at once.
+    pub connections: usize,
+    /// Streams at once on one HTTP/2 connection.
+    pub http2_streams: u32,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// `format`
+    pub format: LogFormat,
+    /// `level`
+    pub level: LogLevel,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The least important lines that are still written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Only failures.
+    Error,
+    /// And what should be looked at.
+    Warn,
+    /// And one line per request.
+    Info,
+    /// And why.
+    Debug,
+}
+
+/// `[[route]]`
+#[derive(Debug, Clone)]
+pub struct RouteConfig {
+    /// Unique among the routes: letters, digits, `-`, `_`, `.`.
+    pub name: String,
+    /// Lower-case host name without port; `None`: any.
+    pub host: Option<String>,
+    /// Which targets.
+    pub path: PathPattern,
+    /// Methods; others get 405.
+    pub methods: Vec<Method>,
+    /// How the sender signs, compiled, with the route's `tolerance` applied.
+    pub scheme: Scheme,
+    /// Where the secrets are; empty only for `scheme = "none"`.
+    pub secrets: Vec<SecretConfig>,
+    /// Where verified requests go; at least one address.
+    pub upstream: UpstreamConfig,
+    /// Largest body; the route's own or that of `[limits]`.
+    pub body_bytes_max: u64,
+    /// Status for every signature failure: 400 to 499, not 410. Default 401.
+    pub reject_status: StatusCode,
+}
+
+/// Which targets a route takes, on the raw bytes of the path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PathPattern {
+    /// `/hooks/a`: this path only.
+    Exact(String),
+    /// `/hooks/*`: every path that begins so. Held with its final `/`, without the `*`.
+    Prefix(String),
+}
+
+/// One entry of `secrets`.
+#[derive(Debug, Clone)]
+pub struct SecretConfig {
+    /// Key id: unique in its route; goes to log, metric and mark.
+    pub id: String,
+    /// Where the bytes are.
+    pub source: SecretSource,
+    /// Not used before.
+    pub not_before: Option<UnixTime>,
+    /// Not used from then on.
+    pub not_after: Option<UnixTime>,
+}
+
+/// Where and how a route forwards.
+#[derive(Debug, Clone)]
+pub struct UpstreamConfig {
+    /// Addresses, tried in turn until one can be connected to. All of one kind.
+    pub addresses: Vec<UpstreamAddr>,
+    /// `upstream_http`
+    pub protocol: UpstreamProtocol,
+    /// For `https`: PEM file of the authorities to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// For `https`: certificate to show.
+    pub client_certificate: Option<CertificateFiles>,
+    /// For `https`: name to ask for and to check; `None`: the address's host.
+    pub server_name: Option<String>,
+    /// For one connection attempt, TLS included.
+    pub connect_timeout: Duration,
+    /// How long a verified request waits for an upstream that refuses connections; zero: not at all.
+    pub connect_retry: Duration,
+    /// From sending until the response head.
+    pub timeout: Duration,
+    /// Longest pause within a response body.
+    pub read_timeout: Duration,
+    /// How long an unused connection is kept.
+    pub keep_alive: Duration,
+    /// Most unused connections kept per address.
+    pub idle_connections: usize,
+}
+
+/// One address of an upstream.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum UpstreamAddr {
+    /// `http://host:port`
+    Http {
+        /// Name or address, IPv6 without brackets.
+        host: String,
+        /// 80 if not given.
+        port: u16,
+    },
+    /// `https://host:port`
+    Https {
+        /// Name or address, IPv6 without brackets.
+        host: String,
+        /// 443 if not given.
+        port: u16,
+    },
+    /// `unix:/run/app.sock`
+    Unix(PathBuf),
+}
+
+/// HTTP version towards the upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamProtocol {
+    /// What ALPN negotiates on `https`, HTTP/1.1 elsewhere.
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2, by prior knowledge where there is no TLS.
+    Http2,
+}
+
+#[expect(dead_code, reason = "placeholder until the loader stands")]
+type Params = BTreeMap<String, String>;

@@ -1,0 +1,6 @@
+//! Countersign.
+
+pub mod clock;
+pub mod config;
+pub mod scheme;
+pub mod secret;

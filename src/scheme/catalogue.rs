@@ -1,0 +1,75 @@
+//! The providers that are built in: one file each under `config/providers/`.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Scheme, SpecError,
+    spec::{ProviderSpec, SchemeSpec},
+};
+
+/// Provider id and file, in alphabetical order.
+const FILES: [(&str, &str); 1] = [(
+    "carevalidate",
+    include_str!("../../config/providers/carevalidate.toml"),
+)];
+
+/// One entry: its id and its file's content.
+pub struct Provider {
+    /// The id, as `scheme = "…"` names it.
+    pub id: &'static str,
+    /// What the file says.
+    pub spec: ProviderSpec,
+}
+
+/// Every provider, in alphabetical order.
+///
+/// # Panics
+/// If a file is not valid. A test reads them all, so that no build with such a file passes.
+pub fn providers() -> impl Iterator<Item = Provider> {
+    FILES.iter().map(|(id, text)| Provider {
+        id,
+        spec: toml::from_str(text)
+            .unwrap_or_else(|error| panic!("config/providers/{id}.toml: {error}")),
+    })
+}
+
+/// Every name that [`find`] takes: `carevalidate`, `carevalidate:custom-header`, and `none`.
+pub fn names() -> Vec<String> {
+    let mut names = vec![Scheme::NONE.to_owned()];
+    for provider in providers() {
+        for scheme in provider.spec.scheme.keys() {
+            names.push(full_name(provider.id, scheme));
+        }
+    }
+    names
+}
+
+fn full_name(provider: &str, scheme: &str) -> String {
+    if scheme == "default" {
+        provider.to_owned()
+    } else {
+        format!("{provider}:{scheme}")
+    }
+}
+
+/// The written scheme behind a name such as `carevalidate` or `carevalidate:custom-header`.
+pub fn find(name: &str) -> Option<SchemeSpec> {
+    let (provider, scheme) = name.split_once(':').unwrap_or((name, "default"));
+    let mut provider = providers().find(|known| known.id == provider)?;
+    provider.spec.scheme.remove(scheme)
+}
+
+/// Looks a scheme up by name and compiles it.
+///
+/// # Errors
+/// `None` inside if there is no such name, otherwise what is wrong with `params`.
+pub fn compile(
+    name: &str,
+    params: &BTreeMap<String, String>,
+) -> Result<Scheme, Option<Vec<SpecError>>> {
+    if name == Scheme::NONE && params.is_empty() {
+        return Ok(Scheme::none());
+    }
+    let spec = find(name).ok_or(None)?;
+    Scheme::compile(name, &spec, params).map_err(Some)
+}

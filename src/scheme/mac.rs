@@ -1,0 +1,192 @@
+//! Keyed hashes and comparison: the only code that touches `hmac`, `sha1`, `sha2` and `subtle`.
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha1::Sha1;
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
+use subtle::{Choice, ConstantTimeEq as _};
+
+use crate::secret::Secret;
+
+/// The hash inside the HMAC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HmacAlgorithm {
+    /// 20-byte tags.
+    Sha1,
+    /// 32-byte tags.
+    Sha256,
+    /// 48-byte tags.
+    Sha384,
+    /// 64-byte tags.
+    Sha512,
+}
+
+/// Words of the scheme language for [`HmacAlgorithm`].
+pub(super) const HMAC_ALGORITHMS: [(&str, HmacAlgorithm); 4] = [
+    ("hmac-sha1", HmacAlgorithm::Sha1),
+    ("hmac-sha256", HmacAlgorithm::Sha256),
+    ("hmac-sha384", HmacAlgorithm::Sha384),
+    ("hmac-sha512", HmacAlgorithm::Sha512),
+];
+
+impl HmacAlgorithm {
+    /// Length of a tag in bytes.
+    pub const fn tag_bytes(self) -> usize {
+        match self {
+            Self::Sha1 => 20,
+            Self::Sha256 => 32,
+            Self::Sha384 => 48,
+            Self::Sha512 => 64,
+        }
+    }
+}
+
+/// The longest tag there is, in bytes.
+const TAG_BYTES_MAX: usize = 64;
+
+/// A tag that a sender presented, already decoded: exactly the scheme's length. It proves nothing.
+///
+/// No `Debug`: with the right key it would be a valid signature.
+#[derive(Clone)]
+pub struct Tag {
+    bytes: [u8; TAG_BYTES_MAX],
+    len: u8,
+}
+
+impl Tag {
+    /// Lets `fill` write exactly `len` bytes; `None` if it declines.
+    pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8]) -> Option<()>) -> Option<Self> {
+        let mut bytes = [0; TAG_BYTES_MAX];
+        fill(bytes.get_mut(..len)?)?;
+        Some(Self {
+            bytes,
+            len: u8::try_from(len).ok()?,
+        })
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// An HMAC that is keyed and may have taken in some bytes. Cloning a fresh one spares the key schedule per request.
+#[derive(Clone)]
+pub(super) enum Mac {
+    Sha1(Hmac<Sha1>),
+    Sha256(Hmac<Sha256>),
+    Sha384(Hmac<Sha384>),
+    Sha512(Hmac<Sha512>),
+}
+
+impl Mac {
+    pub(super) fn new(algorithm: HmacAlgorithm, secret: &Secret) -> Self {
+        let key = secret.expose();
+        let any_length = "HMAC takes keys of any length";
+        match algorithm {
+            HmacAlgorithm::Sha1 => Self::Sha1(Hmac::new_from_slice(key).expect(any_length)),
+            HmacAlgorithm::Sha256 => Self::Sha256(Hmac::new_from_slice(key).expect(any_length)),
+            HmacAlgorithm::Sha384 => Self::Sha384(Hmac::new_from_slice(key).expect(any_length)),
+            HmacAlgorithm::Sha512 => Self::Sha512(Hmac::new_from_slice(key).expect(any_length)),
+        }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha1(mac) => mac.update(bytes),
+            Self::Sha256(mac) => mac.update(bytes),
+            Self::Sha384(mac) => mac.update(bytes),
+            Self::Sha512(mac) => mac.update(bytes),
+        }
+    }
+
+    /// Compares the whole tag in constant time; a tag of another length never matches.
+    pub(super) fn matches(self, tag: &Tag) -> Choice {
+        let computed = self.tag();
+        computed.as_bytes().ct_eq(tag.as_bytes())
+    }
+
+    /// The computed tag. For signing and comparing only: it must reach no log.
+    pub(super) fn tag(self) -> Tag {
+        fn copied(bytes: &[u8]) -> Tag {
+            Tag::filled(bytes.len(), |to| {
+                to.copy_from_slice(bytes);
+                Some(())
+            })
+            .expect("no hash here is longer than TAG_BYTES_MAX")
+        }
+        match self {
+            Self::Sha1(mac) => copied(&mac.finalize().into_bytes()),
+            Self::Sha256(mac) => copied(&mac.finalize().into_bytes()),
+            Self::Sha384(mac) => copied(&mac.finalize().into_bytes()),
+            Self::Sha512(mac) => copied(&mac.finalize().into_bytes()),
+        }
+    }
+}
+
+/// Digest of a static token. Tokens are compared by digest, so that the time taken tells nothing of their lengths.
+#[derive(Clone)]
+pub(super) struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    pub(super) fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+
+    pub(super) fn matches(&self, other: &Self) -> Choice {
+        self.0.ct_eq(&other.0)
+    }
+}
+
+/// Reports which of several candidates matched, having looked at all of them: the first if there are more.
+pub(super) fn first_match(matches: impl IntoIterator<Item = Choice>) -> Option<usize> {
+    let mut found = usize::MAX;
+    let mut any = Choice::from(0);
+    for (index, this) in matches.into_iter().enumerate() {
+        let take = this & !any;
+        found = subtle::ConditionallySelectable::conditional_select(
+            &(found as u64),
+            &(index as u64),
+            take,
+        ) as usize;
+        any |= this;
+    }
+    bool::from(any).then_some(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_match_looks_at_all_and_names_the_first() {
+        let look = |bits: &[u8]| first_match(bits.iter().map(|bit| Choice::from(*bit)));
+        assert_eq!(look(&[]), None);
+        assert_eq!(look(&[0, 0]), None);
+        assert_eq!(look(&[1]), Some(0));
+        assert_eq!(look(&[0, 1, 1]), Some(1));
+    }
+
+    #[test]
+    fn rfc_4231_case_2() {
+        // https://www.rfc-editor.org/rfc/rfc4231#section-4.3
+        let secret = Secret::new(b"Jefe".to_vec()).unwrap();
+        for (algorithm, want) in [
+            (
+                HmacAlgorithm::Sha256,
+                "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+            ),
+            (
+                HmacAlgorithm::Sha384,
+                "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47e42ec3736322445e8e2240ca5e69e2c78b3239ecfab21649",
+            ),
+            (
+                HmacAlgorithm::Sha512,
+                "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737",
+            ),
+        ] {
+            let mut mac = Mac::new(algorithm, &secret);
+            mac.update(b"what do ya want ");
+            mac.update(b"for nothing?");
+            assert_eq!(data_encoding::HEXLOWER.encode(mac.tag().as_bytes()), want);
+        }
+    }
+}
