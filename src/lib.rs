@@ -1,6 +1,22 @@
-//! Countersign.
+//! Countersign: a reverse proxy that verifies webhook signatures and forwards the bytes unchanged.
 
+pub mod admin;
+pub mod assemble;
+pub mod body;
+//pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod forward;
+pub mod pem;
+pub mod pipeline;
+pub mod receive;
+pub mod reject;
+pub mod replay;
+pub mod route;
 pub mod scheme;
 pub mod secret;
+pub mod server;
+pub mod snapshot;
+pub mod telemetry;
+pub mod upstream;
+pub mod verify;

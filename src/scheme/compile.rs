@@ -133,7 +133,9 @@ impl Compiler<'_> {
                 one_of(&words),
             );
         };
+        // Every part is looked at before the first fault ends it.
         let signature = self.signature(&spec.signature);
+        let encoding = self.encoding(&spec.signature);
         let content = self.content(spec.content.as_deref().unwrap_or("{body}"));
         let signs_time = content
             .as_ref()
@@ -157,12 +159,11 @@ impl Compiler<'_> {
             ),
             None => Some(None),
         };
-        let (content, encoding) = (content?, self.encoding(&spec.signature)?);
         Some(Plan::Hmac {
             algorithm,
-            encoding,
+            encoding: encoding?,
             signature: signature?,
-            content,
+            content: content?,
             timestamp: timestamp?,
         })
     }

@@ -1,0 +1,94 @@
+//! From a checked configuration to the state that serves: reads secrets and certificates.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use crate::{
+    body::{BodyStore, BodyStoreConfig},
+    clock::{Clock, SystemClock},
+    config::{Config, RouteConfig},
+    forward::Identity,
+    pipeline::Gateway,
+    receive::Pace,
+    reject::Chain,
+    route::{Route, RouteTable, fold},
+    snapshot::Snapshot,
+    telemetry::{LogSink, Metrics, RequestLog, Telemetry},
+    upstream::Upstream,
+};
+
+/// Something about a route that its operator should see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The route's name.
+    pub route: String,
+    /// The secret's id, if it is about one.
+    pub key: Option<String>,
+    /// The secret cannot be used; otherwise it is only worth a look.
+    pub unusable: bool,
+    /// What it is, and what to do.
+    pub text: String,
+}
+
+/// Puts the gateway together. An unusable secret closes its own route and is reported; everything else that is wrong is an error.
+///
+/// # Errors
+/// If a certificate or key for an upstream cannot be used.
+pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<Finding>)> {
+    let clock = SystemClock;
+    let mut findings = Vec::new();
+    let metrics = Metrics::default();
+    let (mut routes, mut upstreams, mut counters) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, route_config) in config.routes.iter().enumerate() {
+        let route = Route::new(index, route_config, keys(route_config, &mut findings));
+        counters.push(metrics.route(&route));
+        upstreams.push(Upstream::new(&route_config.upstream).with_context(|| format!("route {}", route_config.name))?);
+        routes.push((route_config.host.clone(), route_config.path.clone(), route));
+    }
+    let limits = &config.limits;
+    let snapshot = Snapshot {
+        routes: RouteTable::new(routes),
+        upstreams,
+        counters,
+        bodies: BodyStore::new(BodyStoreConfig { memory: limits.body_memory, spool_dir: limits.spool_dir.clone(), spool: limits.spool }),
+        pace: Pace { gap: limits.body_timeout, bytes_per_second_min: limits.body_min_rate },
+        head_bytes_max: limits.headers as usize,
+        identity: Identity::new(&config.server.mark),
+        built: clock.now(),
+    };
+    let telemetry = Telemetry { metrics: Arc::new(metrics), requests: RequestLog::new(sink, config.log.format, config.log.level) };
+    Ok((Gateway { snapshot, clock: Box::new(clock), telemetry }, findings))
+}
+
+/// Reads a route's secrets and makes keys of those that can be used.
+fn keys(config: &RouteConfig, findings: &mut Vec<Finding>) -> Vec<crate::route::RouteKey> {
+    let mut keys = Vec::new();
+    for secret in &config.secrets {
+        let mut found = |unusable, text| {
+            findings.push(Finding { route: config.name.clone(), key: Some(secret.id.clone()), unusable, text });
+        };
+        match secret.source.read() {
+            Ok(loaded) => {
+                if loaded.line_end_stripped {
+                    found(false, format!("{}: the line end after the secret was left out; write the file without one", secret.source));
+                }
+                if loaded.outer_white_space {
+                    found(false, format!("{}: the secret begins or ends with white space, which is part of the key", secret.source));
+                }
+                keys.push(crate::route::RouteKey::new(config, secret, config.scheme.key(&loaded.secret)));
+            }
+            Err(error) => found(true, format!("{} {}", secret.source, Chain(&error))),
+        }
+    }
+    keys
+}
+
+impl Identity {
+    fn new(mark: &http::HeaderName) -> Self {
+        let mut random = [0; 8];
+        // Only tells instances apart.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        Self { mark: mark.clone(), mark_folded: fold(mark), instance: data_encoding::HEXLOWER.encode(&random) }
+    }
+}

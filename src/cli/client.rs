@@ -1,0 +1,70 @@
+//! A small sender, made of the gateway's own upstream side: for `send`, `health` and `demo`.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Limited};
+
+use super::Failure;
+use crate::{
+    body::{BodyStore, BodyStoreConfig},
+    config::{UpstreamAddr, UpstreamConfig, UpstreamProtocol},
+    reject::Chain,
+    upstream::{SendError, Upstream},
+};
+
+/// Answers longer than this are not worth printing.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// What came back.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// Sends one request to a URL (`http://`, `https://`).
+pub(super) async fn request(method: Method, url: &Uri, ca: Option<PathBuf>, mut headers: HeaderMap, body: Bytes) -> Result<Answer, Failure> {
+    let usage = |text: &str| Failure::Usage(format!("{url}: {text}"));
+    let authority = url.authority().ok_or_else(|| usage("is not a URL; write it like https://hooks.example.org/path"))?;
+    let host = authority.host().trim_matches(['[', ']']).to_owned();
+    let address = match url.scheme_str() {
+        Some("http") => UpstreamAddr::Http { host, port: url.port_u16().unwrap_or(80) },
+        Some("https") => UpstreamAddr::Https { host, port: url.port_u16().unwrap_or(443) },
+        _ => return Err(usage("is neither http:// nor https://")),
+    };
+    let upstream = Upstream::new(&UpstreamConfig {
+        addresses: vec![address],
+        protocol: UpstreamProtocol::Auto,
+        ca,
+        client_certificate: None,
+        server_name: None,
+        connect_timeout: Duration::from_secs(10),
+        connect_retry: Duration::ZERO,
+        timeout: Duration::from_secs(60),
+        read_timeout: Duration::from_secs(60),
+        keep_alive: Duration::ZERO,
+        idle_connections: 0,
+    })?;
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| usage("names no host"))?;
+    headers.insert(header::HOST, host);
+    let store = BodyStore::new(BodyStoreConfig { memory: u64::MAX, spool_dir: None, spool: 0 });
+    let mut writer = store.writer();
+    writer.push(body).await?;
+    let mut message = Request::new(writer.finish().await?.into_stream());
+    *message.method_mut() = method;
+    *message.uri_mut() = url.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
+    *message.headers_mut() = headers;
+    let response = upstream.send(message).await.map_err(|error| {
+        let text = match error {
+            SendError::Unreachable(error) => format!("cannot connect: {error}"),
+            SendError::Broken(error) => format!("no valid answer: {}", Chain(&error)),
+            SendError::Timeout => "no answer in time".to_owned(),
+        };
+        Failure::Internal(anyhow::anyhow!("{url}: {text}"))
+    })?;
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| anyhow::anyhow!("{url}: {error}"))?;
+    Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+}

@@ -1,0 +1,128 @@
+//! The commands: what they take, what they print, how they end.
+//!
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 good, 1 a negative verdict, 2 usage, 70 internal, 78 configuration.
+
+mod check;
+mod client;
+mod demo;
+mod health;
+mod send;
+mod serve;
+mod sign;
+mod signer;
+mod verify;
+
+use std::{
+    fmt,
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::reject::Chain;
+
+/// Verifies webhook signatures and forwards the bytes unchanged.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway
+    Serve(serve::Args),
+    /// Do what start-up does, without serving: configuration, secrets, certificates
+    Check(check::Args),
+    /// Print the headers with which a sender signs a body
+    Sign(sign::Args),
+    /// Verify a saved request
+    Verify(verify::Args),
+    /// Send a signed delivery, genuine or wrong on purpose, to a URL
+    Send(send::Args),
+    /// Ask a running gateway whether it is ready, for container health checks
+    Health(health::Args),
+    /// See it work: throw-away certificate and secret, echo upstream, gateway over TLS
+    Demo(demo::Args),
+}
+
+/// How a command ended that did not simply go well.
+enum Failure {
+    /// The answer is no. It was printed already.
+    Negative,
+    /// What was asked for makes no sense.
+    Usage(String),
+    /// The configuration cannot be used.
+    Config(String),
+    /// Something that should work did not.
+    Internal(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Internal(error.into())
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    // redis, rcgen and rustls itself all take this one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let outcome = match Cli::parse().command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Sign(args) => sign::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Send(args) => send::run(&args),
+        Command::Health(args) => health::run(&args),
+        Command::Demo(args) => demo::run(&args),
+    };
+    let (code, text) = match outcome {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Negative) => return ExitCode::from(1),
+        Err(Failure::Usage(text)) => (2, format!("error: {text}")),
+        Err(Failure::Config(text)) => (78, text),
+        Err(Failure::Internal(error)) => (70, format!("error: {}", Chain(error.as_ref()))),
+    };
+    // A closed stderr is nothing to die of.
+    let _ = writeln!(io::stderr(), "{text}");
+    ExitCode::from(code)
+}
+
+/// Prints to stdout; a reader that has gone is not an error.
+fn print(text: impl fmt::Display) -> Outcome {
+    match write!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a file, or stdin for `-`.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = if path == Path::new("-") {
+        io::stdin().lock().read_to_end(&mut bytes).map(drop)
+    } else {
+        std::fs::read(path).map(|read| bytes = read)
+    };
+    read.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+    Ok(bytes)
+}
+
+/// Runs a future on a runtime of this thread.
+fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}
+
+/// The configuration file of commands that work from one.
+#[derive(clap::Args, Clone)]
+struct ConfigArgs {
+    /// Configuration file, `-` for stdin
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}

@@ -1,0 +1,199 @@
+//! `countersign serve`: the gateway.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio_util::sync::CancellationToken;
+
+use super::{ConfigArgs, Failure, Outcome};
+use crate::{
+    assemble,
+    config::{self, Config, Flags, Loaded, Source},
+    server::{Ended, Server, stop_on_signals},
+    telemetry::{self, LogSink},
+};
+
+/// How long the last log lines may take at the end.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// Descriptors beside the connections: listeners, spool files, log.
+const SPARE_DESCRIPTORS: u64 = 64;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    route: RouteArgs,
+}
+
+/// One route, and what it needs, without a file.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Options for one route without a configuration file")]
+pub(super) struct RouteArgs {
+    /// Scheme from the catalogue, such as `carevalidate`, or `none`
+    #[arg(long, value_name = "NAME")]
+    scheme: Option<String>,
+    /// File that holds the signing secret
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Environment variable that holds the signing secret
+    #[arg(long, value_name = "NAME")]
+    secret_env: Option<String>,
+    /// systemd credential that holds the signing secret
+    #[arg(long, value_name = "NAME")]
+    secret_credential: Option<String>,
+    /// Where to forward: http://, https:// or unix:; may be repeated
+    #[arg(long, value_name = "URL")]
+    upstream: Vec<String>,
+    /// Path to serve: exact, or a prefix that ends in /*
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
+    /// Address to listen on, HOST:PORT or unix:PATH; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<String>,
+    /// Address for health and metrics, or `off`
+    #[arg(long, value_name = "ADDRESS")]
+    admin: Option<String>,
+    /// PEM file with the certificate chain
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// PEM file with its private key
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
+    /// Log format: json or text
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl RouteArgs {
+    pub(super) fn flags(&self) -> Flags {
+        let Self { scheme, secret_file, secret_env, secret_credential, upstream, path, listen, admin, tls_certificate, tls_key, log_format } = self;
+        Flags {
+            scheme: scheme.clone(),
+            secret_file: secret_file.clone(),
+            secret_env: secret_env.clone(),
+            secret_credential: secret_credential.clone(),
+            upstream: upstream.clone(),
+            path: path.clone(),
+            listen: listen.clone(),
+            admin: admin.clone(),
+            tls_certificate: tls_certificate.clone(),
+            tls_key: tls_key.clone(),
+            log_format: log_format.clone(),
+        }
+    }
+}
+
+/// Loads the configuration that the command line asks for.
+pub(super) fn load(args: &ConfigArgs, flags: &Flags) -> Result<Loaded, Failure> {
+    let environment = config::environment();
+    let named = args.config.clone().or_else(|| {
+        let (_, path) = environment.iter().find(|(name, _)| name == "COUNTERSIGN_CONFIG")?;
+        Some(PathBuf::from(path))
+    });
+    let source = match named {
+        Some(path) if path.as_os_str() == "-" => Source::Stdin(io::read_to_string(io::stdin())?),
+        Some(path) => Source::File(path),
+        None => Source::None,
+    };
+    config::load(&source, &environment, flags).map_err(|errors| Failure::Config(errors.to_string()))
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let Loaded { config, warnings } = load(&args.config, &args.route.flags())?;
+    no_core_dumps();
+    let sink = LogSink::to(io::stdout())?;
+    telemetry::install(&sink, config.log.format, config.log.level);
+    for warning in &warnings {
+        tracing::warn!(path = warning.path, "{}", warning.message);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.server.threads).enable_all().build()?;
+    let served = runtime.block_on(serve(&config, sink.clone()));
+    runtime.shutdown_background();
+    sink.flush(FLUSH_TIME_MAX);
+    served
+}
+
+async fn serve(config: &Config, sink: LogSink) -> Outcome {
+    raise_descriptor_limit(config.limits.connections);
+    // A certificate or address that cannot be used is a fault of the configuration: starting again would not help.
+    let unusable = |error: anyhow::Error| Failure::Config(format!("error: {}", crate::reject::Chain(error.as_ref())));
+    let (gateway, findings) = assemble::gateway(config, sink).map_err(unusable)?;
+    let gateway = Arc::new(gateway);
+    for finding in &findings {
+        let key = finding.key.as_deref().unwrap_or_default();
+        if finding.unusable {
+            tracing::error!(route = finding.route, key, "secret unusable: {}", finding.text);
+        } else {
+            tracing::warn!(route = finding.route, key, "{}", finding.text);
+        }
+    }
+    if let Err(error) = gateway.snapshot.bodies.probe() {
+        tracing::warn!(%error, "limits.spool_dir cannot be written: bodies beyond limits.body_memory will be refused with 503");
+    }
+    let server = Server::bind(config, gateway.clone()).map_err(unusable)?;
+    let hurry = CancellationToken::new();
+    stop_on_signals(server.stopping(), hurry.clone())?;
+    summary(config, &gateway, &server);
+    match server.run(hurry).await {
+        Ended::Drained => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        Ended::CutShort => {
+            tracing::warn!("stopped with requests under way");
+            Ok(())
+        }
+    }
+}
+
+/// Tells what is served where.
+fn summary(config: &Config, gateway: &crate::pipeline::Gateway, server: &Server) {
+    for (route, config) in gateway.snapshot.routes.iter().zip(&config.routes) {
+        let state = match (route.scheme.needs_secret(), route.keys.len()) {
+            (false, _) => "unsigned",
+            (true, 0) => "closed: no usable secret",
+            (true, _) => "open",
+        };
+        let upstream: Vec<_> = config.upstream.addresses.iter().map(ToString::to_string).collect();
+        tracing::info!(
+            route = route.name,
+            host = config.host.as_deref().unwrap_or("*"),
+            path = %config.path,
+            scheme = route.scheme.name(),
+            secrets = route.keys.len(),
+            upstream = upstream.join(" "),
+            state,
+            "route"
+        );
+    }
+    for address in server.addresses() {
+        tracing::info!(address, listener = "data", tls = config.server.tls.is_some(), "listening");
+    }
+    if let Some(address) = server.admin_address() {
+        tracing::info!(address, listener = "admin", tls = false, "listening");
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), threads = config.server.threads, "ready");
+}
+
+/// A core file would hold every secret.
+fn no_core_dumps() {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps could not be turned off; set LimitCORE=0");
+    }
+}
+
+/// Uses all descriptors that the system allows, and says if they are too few: each connection may need one for itself, one to an
+/// upstream and one for its spool.
+fn raise_descriptor_limit(connections: usize) {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+    let wanted = connections as u64 * 2 + SPARE_DESCRIPTORS;
+    if let Some(have) = getrlimit(Resource::Nofile).current.filter(|have| *have < wanted) {
+        tracing::warn!(have, wanted, "few open files allowed for limits.connections: raise LimitNOFILE or lower the limit");
+    }
+}

@@ -1,0 +1,88 @@
+//! A scheme with its secrets, from flags or from a route of a configuration: for `sign`, `verify` and `send`.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use super::{ConfigArgs, Failure, serve};
+use crate::{
+    reject::Chain,
+    scheme::{Scheme, catalogue},
+    secret::{Secret, SecretSource},
+};
+
+/// Where scheme and secret come from.
+#[derive(clap::Args)]
+pub(super) struct SignerArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Take scheme and secrets from this route of the configuration
+    #[arg(long, value_name = "NAME", requires = "config", conflicts_with_all = ["scheme", "params", "secret_file", "secret_env"])]
+    route: Option<String>,
+    /// Scheme from the catalogue, such as `carevalidate`
+    #[arg(long, value_name = "NAME", required_unless_present = "route")]
+    scheme: Option<String>,
+    /// Parameter of the scheme, as NAME=VALUE
+    #[arg(long = "param", value_name = "NAME=VALUE", value_parser = pair)]
+    params: Vec<(String, String)>,
+    /// File that holds the secret
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["route", "secret_env"], conflicts_with = "secret_env")]
+    secret_file: Option<PathBuf>,
+    /// Environment variable that holds the secret
+    #[arg(long, value_name = "NAME")]
+    secret_env: Option<String>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A scheme and at least one secret.
+pub(super) struct Signer {
+    pub(super) scheme: Scheme,
+    /// Key ids and secrets.
+    pub(super) secrets: Vec<(String, Secret)>,
+}
+
+impl SignerArgs {
+    pub(super) fn signer(&self) -> Result<Signer, Failure> {
+        let (scheme, sources) = match &self.route {
+            Some(name) => self.configured(name)?,
+            None => (self.from_catalogue()?, vec![("default".to_owned(), self.source())]),
+        };
+        let mut secrets = Vec::new();
+        for (id, source) in sources {
+            match source.read() {
+                Ok(loaded) => secrets.push((id, loaded.secret)),
+                Err(error) => return Err(Failure::Usage(format!("{source} {}", Chain(&error)))),
+            }
+        }
+        Ok(Signer { scheme, secrets })
+    }
+
+    fn source(&self) -> SecretSource {
+        match (&self.secret_file, &self.secret_env) {
+            (Some(path), _) => SecretSource::File(path.clone()),
+            (None, name) => SecretSource::Env(name.clone().unwrap_or_default()),
+        }
+    }
+
+    fn from_catalogue(&self) -> Result<Scheme, Failure> {
+        let name = self.scheme.as_deref().unwrap_or_default();
+        let params: BTreeMap<_, _> = self.params.iter().cloned().collect();
+        catalogue::compile(name, &params).map_err(|errors| {
+            Failure::Usage(match errors {
+                None => format!("there is no scheme `{name}`; known are {}", catalogue::names().join(", ")),
+                Some(errors) => errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+            })
+        })
+    }
+
+    fn configured(&self, name: &str) -> Result<(Scheme, Vec<(String, SecretSource)>), Failure> {
+        let config = serve::load(&self.config, &Default::default())?.config;
+        let known: Vec<_> = config.routes.iter().map(|route| route.name.clone()).collect();
+        let Some(route) = config.routes.into_iter().find(|route| route.name == *name) else {
+            return Err(Failure::Usage(format!("there is no route `{name}`; known are {}", known.join(", "))));
+        };
+        Ok((route.scheme, route.secrets.into_iter().map(|secret| (secret.id, secret.source)).collect()))
+    }
+}

@@ -1,0 +1,269 @@
+//! The request path. [`handle`] is the stages, top to bottom; [`serve`] goes around it: id, time, one outcome event, the answer.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Version, header, request::Parts};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use crate::{
+    clock::{Clock, UnixTime},
+    forward,
+    receive::{self, Head, Peer, Received},
+    reject::{Blame, Rejection, SignatureFault},
+    replay,
+    snapshot::Snapshot,
+    telemetry::{Outcome, RequestEvent, Telemetry},
+    upstream::{ResponseError, UpstreamBody},
+    verify::{self, Standing},
+};
+
+/// A refused body up to this size is read to its end, so that the connection can go on.
+const DRAIN_BYTES_MAX: u64 = 16 * 1024;
+
+/// For how long.
+const DRAIN_TIME_MAX: Duration = Duration::from_millis(200);
+
+/// What every request is served with.
+pub struct Gateway {
+    /// The state that serves.
+    pub snapshot: Snapshot,
+    /// The clock.
+    pub clock: Box<dyn Clock>,
+    /// Where outcomes are told.
+    pub telemetry: Telemetry,
+}
+
+/// The stages of one request. Each takes what the one before proved.
+///
+/// The order is a decision: whatever needs no body comes before its first byte is read, which is also when `100 Continue` goes out.
+async fn handle(s: &Snapshot, received: Received<'_>, event: &mut RequestEvent) -> Result<Response<UpstreamBody>, Rejection> {
+    let head = &received.head;
+    if s.identity.passed_before(&head.headers) {
+        return Err(Rejection::Loop);
+    }
+    let route = s.routes.find(&head.host_name, &head.target).ok_or(Rejection::NoRoute)?;
+    event.route = Some(route.index);
+    route.check_method(&head.method).map_err(|allow| Rejection::MethodNotAllowed { allow })?;
+    let keys = route.usable_keys(received.at);
+    if keys.is_empty() && route.scheme.needs_secret() {
+        return Err(Rejection::NoUsableSecret);
+    }
+    let claim = route.scheme.claim(&head.headers, received.at).map_err(|error| Rejection::NotVerified {
+        fault: SignatureFault::Claim(error),
+        status: route.reject_status,
+    })?;
+
+    let request = receive::collect(received, route, claim, keys, &s.bodies, s.pace).await?;
+    event.body_received(&request);
+
+    let verified = verify::verify(request)?;
+    event.verified(&verified);
+
+    let admitted = replay::admit(verified);
+    let sent = Instant::now();
+    let (outcome, replay::Lease::NotRequired) = forward::send(admitted, &s.upstreams, &s.identity).await;
+    event.upstream = Some(sent.elapsed());
+    outcome
+}
+
+/// Serves one request: always an answer, always one event.
+pub async fn serve(gateway: Arc<Gateway>, peer: Peer, request: Request<Incoming>, closing: bool) -> Response<AnswerBody> {
+    let at = gateway.clock.now();
+    let id = new_id(at);
+    let http1 = request.version() < Version::HTTP_2;
+    let (parts, mut body) = request.into_parts();
+    let mut report = Report {
+        event: RequestEvent::new(id, at, peer.address),
+        gateway: gateway.clone(),
+    };
+    gateway.telemetry.metrics.inflight.inc();
+    let expects_continue = parts.headers.contains_key(header::EXPECT);
+    let outcome = match received(parts, peer, &mut body, id, at, &gateway.snapshot) {
+        Ok(received) => handle(&gateway.snapshot, received, &mut report.event).await,
+        Err(rejection) => Err(rejection),
+    };
+    let mut response = match outcome {
+        Ok(response) => {
+            report.event.status = response.status().as_u16();
+            // Until the answer has gone out whole, it is an answer cut short.
+            report.event.outcome = Outcome::Cut;
+            report.event.blame = Some(Blame::Upstream);
+            response.map(|upstream| AnswerBody { kind: AnswerKind::Upstream(upstream), report: Some(report) })
+        }
+        Err(rejection) => {
+            report.event.rejected(&rejection);
+            let mut response = rejection.response(id);
+            if http1 && (expects_continue || !drained(&mut body).await) {
+                // What follows on this connection is a body that nobody will read.
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            drop(report);
+            response.map(|body| AnswerBody { kind: AnswerKind::Own(Some(body)), report: None })
+        }
+    };
+    if closing && http1 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn received<'b>(parts: Parts, peer: Peer, body: &'b mut Incoming, id: Uuid, at: UnixTime, s: &Snapshot) -> Result<Received<'b>, Rejection> {
+    let head = Head::new(parts, peer, s.head_bytes_max)?;
+    Ok(Received { head, body, id, at })
+}
+
+/// Whether the body has ended, or did soon.
+async fn drained(body: &mut Incoming) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    if body.size_hint().upper().is_none_or(|announced| announced > DRAIN_BYTES_MAX) {
+        return false;
+    }
+    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+    timeout(DRAIN_TIME_MAX, rest).await.is_ok() && body.is_end_stream()
+}
+
+/// UUIDv7: the time, then random bits.
+fn new_id(at: UnixTime) -> Uuid {
+    let mut random = [0; 10];
+    // Without randomness ids would repeat, which breaks nothing but the search for them.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(at.millis()).unwrap_or(0), &random).into_uuid()
+}
+
+/// Tells of the request when it is dropped: after the last byte of the answer, or when the sender has left.
+struct Report {
+    event: RequestEvent,
+    gateway: Arc<Gateway>,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let Gateway { snapshot, telemetry, .. } = &*self.gateway;
+        telemetry.metrics.inflight.dec();
+        let route = self.event.route.and_then(|place| snapshot.routes.iter().nth(place).zip(snapshot.counters.get(place)));
+        telemetry.requests.finish(&self.event, &telemetry.metrics, route);
+    }
+}
+
+/// The body of an answer.
+pub struct AnswerBody {
+    kind: AnswerKind,
+    report: Option<Report>,
+}
+
+enum AnswerKind {
+    Own(Option<Bytes>),
+    Upstream(UpstreamBody),
+}
+
+impl AnswerBody {
+    fn completed(&mut self) {
+        if let Some(mut report) = self.report.take() {
+            report.event.outcome = Outcome::Forwarded;
+            report.event.blame = None;
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = ResponseError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        let this = &mut *self;
+        let frame = match &mut this.kind {
+            AnswerKind::Own(body) => return Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            AnswerKind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+        };
+        match &frame {
+            None => this.completed(),
+            Some(Ok(_)) if this.is_end_stream() => this.completed(),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => {
+                if let Some(mut report) = this.report.take() {
+                    report.event.reason = "response_cut";
+                    report.event.detail = crate::reject::Chain(error).to_string();
+                }
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            AnswerKind::Own(body) => body.is_none(),
+            AnswerKind::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            AnswerKind::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            AnswerKind::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl RequestEvent {
+    /// A request that has just come. If nothing more is heard of it, its sender has left.
+    fn new(id: Uuid, at: UnixTime, peer: Option<std::net::IpAddr>) -> Self {
+        Self {
+            id,
+            at,
+            began: Instant::now(),
+            peer,
+            route: None,
+            outcome: Outcome::Aborted,
+            reason: "sender_left",
+            detail: String::new(),
+            blame: Some(Blame::Sender),
+            verified: false,
+            key: None,
+            signed_at: None,
+            status: 0,
+            body_bytes: 0,
+            spilled: false,
+            receive: None,
+            upstream: None,
+        }
+    }
+
+    fn body_received(&mut self, request: &receive::Unverified<'_>) {
+        self.receive = Some(self.began.elapsed());
+        self.body_bytes = request.body_bytes();
+        self.spilled = request.is_spilled();
+    }
+
+    fn verified(&mut self, request: &verify::Verified<'_>) {
+        self.verified = true;
+        if let Standing::Proven(proof) = request.standing() {
+            self.key = Some(proof.key());
+            self.signed_at = proof.signed_at();
+        }
+    }
+
+    fn rejected(&mut self, rejection: &Rejection) {
+        self.reason = rejection.reason();
+        self.detail = rejection.to_string();
+        self.status = rejection.status().as_u16();
+        self.blame = Some(rejection.blame());
+        self.outcome = match (rejection, rejection.blame()) {
+            (Rejection::NotVerified { .. }, _) => Outcome::NotVerified,
+            (_, Blame::Sender) => Outcome::Rejected,
+            (_, Blame::Operator | Blame::Gateway) => Outcome::Unavailable,
+            (_, Blame::Upstream) => Outcome::UpstreamError,
+        };
+    }
+}

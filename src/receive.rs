@@ -1,0 +1,275 @@
+//! From the wire to [`Unverified`]: refuses what two readers could read in two ways, keeps the limits, holds the body whole
+//! and feeds the MAC as it comes in.
+
+use std::{fmt, net::IpAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request::Parts, uri::Authority};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use hyper::body::{Frame, Incoming};
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+use crate::{
+    body::{BodyStore, RawBody},
+    clock::UnixTime,
+    reject::Rejection,
+    route::Route,
+    scheme::{Check, Claim},
+};
+
+/// Who sent the request, as far as the connection tells.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The address; `None` on a Unix socket.
+    pub address: Option<IpAddr>,
+    /// Whether the connection is TLS.
+    pub tls: bool,
+    /// Whether `trusted_proxies` holds the address: then what it says about earlier hops is believed.
+    pub trusted: bool,
+    /// The client certificate, DER, as RFC 9440 writes it.
+    pub certificate: Option<HeaderValue>,
+}
+
+/// A request whose head has come. It proves nothing.
+pub struct Received<'b> {
+    /// The head.
+    pub head: Head,
+    /// The body, still on its way.
+    pub body: &'b mut Incoming,
+    /// Request id.
+    pub id: Uuid,
+    /// When the head had come: the moment by which times are judged.
+    pub at: UnixTime,
+}
+
+/// A request head that reads one way only.
+pub struct Head {
+    /// Method.
+    pub method: Method,
+    /// Path and query, as they came.
+    pub target: Uri,
+    /// HTTP version.
+    pub version: Version,
+    /// Header fields, untouched.
+    pub headers: HeaderMap,
+    /// Holds the spelling of the names on HTTP/1.1.
+    pub extensions: http::Extensions,
+    /// `Host`, or `:authority`, as it came.
+    pub host: HeaderValue,
+    /// The same without port, in lower case: what routes are found by.
+    pub host_name: String,
+    /// The sender.
+    pub peer: Peer,
+}
+
+impl Head {
+    /// Checks a head before anything is decided by it.
+    ///
+    /// # Errors
+    /// [`Rejection::HeadMalformed`], [`Rejection::HeadTooLarge`], [`Rejection::TargetTooLong`].
+    pub fn new(parts: Parts, peer: Peer, head_bytes_max: usize) -> Result<Self, Rejection> {
+        let malformed = Err;
+        let Parts { method, uri, version, headers, extensions, .. } = parts;
+        let path_and_query = match uri.path_and_query() {
+            Some(path_and_query) if path_and_query.as_str().starts_with('/') => path_and_query.clone(),
+            _ => return malformed(Rejection::HeadMalformed("the request target is not a path")),
+        };
+        if path_and_query.as_str().len() > head_bytes_max {
+            return Err(Rejection::TargetTooLong);
+        }
+        let head_bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+        if head_bytes + path_and_query.as_str().len() > head_bytes_max {
+            return Err(Rejection::HeadTooLarge);
+        }
+        // hyper reads any list that ends in `chunked`; only the one coding that is decoded here is taken.
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        if let Some(coding) = codings.next()
+            && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+        {
+            return malformed(Rejection::HeadMalformed("Transfer-Encoding is not one plain `chunked`"));
+        }
+        let (host, authority) = host_of(&headers, &uri, version)?;
+        let host_name = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+        Ok(Self { method, target: Uri::from(path_and_query), version, headers, extensions, host, host_name, peer })
+    }
+}
+
+/// The one host that the request names.
+fn host_of(headers: &HeaderMap, uri: &Uri, version: Version) -> Result<(HeaderValue, Authority), Rejection> {
+    let mut values = headers.get_all(header::HOST).iter();
+    let field = values.next();
+    if values.next().is_some() {
+        return Err(Rejection::HeadMalformed("more than one Host header"));
+    }
+    let host = match (field, uri.authority()) {
+        (Some(field), Some(authority)) if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+            return Err(Rejection::HeadMalformed("the target names another host than the Host header"));
+        }
+        (Some(field), _) => field.clone(),
+        (None, Some(authority)) if version == Version::HTTP_2 => HeaderValue::from_str(authority.as_str())
+            .map_err(|_| Rejection::HeadMalformed("the authority is not a host"))?,
+        (None, _) => return Err(Rejection::HeadMalformed("no Host header")),
+    };
+    let authority = Authority::try_from(host.as_bytes()).map_err(|_| Rejection::HeadMalformed("the Host header is not a host"))?;
+    if authority.as_str().contains('@') {
+        return Err(Rejection::HeadMalformed("the Host header holds user information"));
+    }
+    Ok((host, authority))
+}
+
+/// How fast a body must come.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Longest pause between two pieces.
+    pub gap: Duration,
+    /// Least bytes per second, averaged over each [`PACE_WINDOW`]; 0: none.
+    pub bytes_per_second_min: u64,
+}
+
+/// Over how much waiting the rate of a body is averaged: long enough for a lost packet to be sent again.
+pub const PACE_WINDOW: Duration = Duration::from_secs(5);
+
+/// A request that is here whole and about which nothing is known yet.
+pub struct Unverified<'s> {
+    /// Its route.
+    pub route: &'s Route,
+    /// Its head.
+    pub head: Head,
+    /// Request id.
+    pub id: Uuid,
+    /// When its head had come.
+    pub at: UnixTime,
+    pub(crate) body: RawBody,
+    pub(crate) check: Check,
+    /// Places in the route's keys, in the order in which the check has them.
+    pub(crate) keys: Vec<usize>,
+    /// The time that the sender says it signed at.
+    pub(crate) signed_at: Option<UnixTime>,
+}
+
+impl Unverified<'_> {
+    /// Length of the body in bytes.
+    pub fn body_bytes(&self) -> u64 {
+        self.body.len()
+    }
+
+    /// Whether part of the body is on disk.
+    pub fn is_spilled(&self) -> bool {
+        self.body.is_spilled()
+    }
+}
+
+impl fmt::Debug for Unverified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unverified").field("route", &self.route.name).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Takes in the body, whole, and feeds the MACs while it comes.
+///
+/// # Errors
+/// Too large, too slow, broken off, or no room.
+///
+/// # Cancel safety
+/// Dropping the future gives back the memory and the disk that the body holds.
+pub async fn collect<'s>(
+    received: Received<'_>,
+    route: &'s Route,
+    claim: Claim,
+    keys: Vec<usize>,
+    bodies: &BodyStore,
+    pace: Pace,
+) -> Result<Unverified<'s>, Rejection> {
+    let Received { head, body, id, at } = received;
+    let limit = route.body_bytes_max;
+    // Before the first byte, and so before `100 Continue` is sent.
+    if body.size_hint().lower() > limit {
+        return Err(Rejection::BodyTooLarge { limit });
+    }
+    let signed_at = claim.timestamp();
+    let mut check = route.scheme.start(claim, keys.iter().map(|place| &route.keys[*place].key));
+    let mut writer = bodies.writer();
+    let mut meter = PaceMeter::new(pace);
+    while let Some(piece) = meter.next(body).await? {
+        if writer.len() + piece.len() as u64 > limit {
+            return Err(Rejection::BodyTooLarge { limit });
+        }
+        check.update(&piece);
+        writer.push(piece).await.map_err(Rejection::Store)?;
+    }
+    let body = writer.finish().await.map_err(Rejection::Store)?;
+    Ok(Unverified { route, head, id, at, body, check, keys, signed_at })
+}
+
+/// Watches the rate of one body. Only time spent waiting for the sender counts.
+struct PaceMeter {
+    pace: Pace,
+    received: u64,
+    /// Waiting and bytes since the window began.
+    window_waited: Duration,
+    window_bytes: u64,
+}
+
+impl PaceMeter {
+    fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            received: 0,
+            window_waited: Duration::ZERO,
+            window_bytes: 0,
+        }
+    }
+
+    /// The next piece of data; `None` at the end. Trailers are read and dropped: nothing signs them.
+    async fn next(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, Rejection> {
+        while !body.is_end_stream() {
+            let Some(frame) = self.wait(body).await? else { break };
+            if let Ok(data) = frame.into_data() {
+                self.received += data.len() as u64;
+                self.window_bytes += data.len() as u64;
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn wait(&mut self, body: &mut Incoming) -> Result<Option<Frame<Bytes>>, Rejection> {
+        let mut gap_left = self.pace.gap;
+        loop {
+            let patience = gap_left.min(PACE_WINDOW);
+            let began = Instant::now();
+            let frame = timeout(patience, body.frame()).await;
+            let waited = if frame.is_ok() { began.elapsed() } else { patience };
+            self.window_waited += waited;
+            gap_left = gap_left.saturating_sub(waited);
+            if let Ok(frame) = frame {
+                self.judge()?;
+                return frame.transpose().map_err(Rejection::BodyBroken);
+            }
+            if gap_left.is_zero() {
+                return Err(self.too_slow());
+            }
+            self.judge()?;
+        }
+    }
+
+    /// Once a window of waiting is full, enough must have come in it.
+    fn judge(&mut self) -> Result<(), Rejection> {
+        if self.window_waited < PACE_WINDOW {
+            return Ok(());
+        }
+        let wanted = self.pace.bytes_per_second_min.saturating_mul(self.window_waited.as_secs());
+        if self.window_bytes < wanted {
+            return Err(self.too_slow());
+        }
+        self.window_waited = Duration::ZERO;
+        self.window_bytes = 0;
+        Ok(())
+    }
+
+    fn too_slow(&self) -> Rejection {
+        Rejection::BodyTooSlow { received: self.received }
+    }
+}

@@ -1,0 +1,230 @@
+//! Every refusal: what the sender is told, what the operator is told, and the one table between them.
+
+use std::{fmt, io};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use uuid::Uuid;
+
+use crate::{body::StoreError, scheme::ClaimError};
+
+/// Why a request got no answer from an upstream. [`Display`](fmt::Display) is for the operator, [`Rejection::answer`] for the sender.
+#[derive(Debug)]
+pub enum Rejection {
+    /// The head can be read in two ways, or not at all.
+    HeadMalformed(&'static str),
+    /// The request target is longer than the limit for heads.
+    TargetTooLong,
+    /// The head is larger than the limit.
+    HeadTooLarge,
+    /// The request already passed through this process.
+    Loop,
+    /// No route takes this host and path.
+    NoRoute,
+    /// The route does not take the method.
+    MethodNotAllowed {
+        /// Value for the `Allow` header.
+        allow: HeaderValue,
+    },
+    /// None of the route's secrets could be loaded, or none is valid now.
+    NoUsableSecret,
+    /// The signature does not hold.
+    NotVerified {
+        /// What exactly.
+        fault: SignatureFault,
+        /// The route's status for it.
+        status: StatusCode,
+    },
+    /// The body is larger than the route takes.
+    BodyTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The body came slower than the limits allow.
+    BodyTooSlow {
+        /// Bytes that had come.
+        received: u64,
+    },
+    /// The body ended early or was not framed as announced.
+    BodyBroken(hyper::Error),
+    /// There is no room for the body, or its place was lost.
+    Store(StoreError),
+    /// No address of the upstream could be connected to.
+    UpstreamUnreachable(io::Error),
+    /// The connection was lost, or the answer was not HTTP, after the request may have gone out.
+    UpstreamBroken(hyper::Error),
+    /// No response head in time.
+    UpstreamTimeout,
+}
+
+/// Why a signature does not hold. All of them are the same to the sender.
+#[derive(Debug)]
+pub enum SignatureFault {
+    /// The head showed it.
+    Claim(ClaimError),
+    /// No secret made this signature over these bytes.
+    Mismatch,
+}
+
+/// What goes over the wire.
+struct Answer {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    /// Seconds after which trying again makes sense.
+    retry_after: Option<&'static str>,
+}
+
+impl Rejection {
+    /// The one table from cause to answer. No `_` arm: a new variant must be decided here.
+    fn answer(&self) -> Answer {
+        let answer = |status, code, title| Answer { status, code, title, retry_after: None };
+        let later = |status, code, title| Answer { status, code, title, retry_after: Some("5") };
+        match self {
+            Self::HeadMalformed(_) => answer(StatusCode::BAD_REQUEST, "malformed", "The request is malformed"),
+            Self::TargetTooLong => answer(StatusCode::URI_TOO_LONG, "target_too_long", "The request target is too long"),
+            Self::HeadTooLarge => answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "The request head is too large"),
+            Self::Loop => answer(StatusCode::LOOP_DETECTED, "loop", "The request came back to where it was forwarded"),
+            Self::NoRoute => answer(StatusCode::NOT_FOUND, "no_route", "Nothing is served here"),
+            Self::MethodNotAllowed { .. } => answer(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here"),
+            Self::NoUsableSecret => answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The route is out of service"),
+            Self::NotVerified { status, .. } => answer(*status, "not_verified", "The signature could not be verified"),
+            Self::BodyTooLarge { .. } => answer(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
+            Self::BodyTooSlow { .. } => answer(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "The body came too slowly"),
+            Self::BodyBroken(_) => answer(StatusCode::BAD_REQUEST, "body_broken", "The body is incomplete"),
+            Self::Store(_) => later(StatusCode::SERVICE_UNAVAILABLE, "try_later", "There is no room for the body at present"),
+            Self::UpstreamUnreachable(_) => answer(StatusCode::BAD_GATEWAY, "upstream_unreachable", "The receiver cannot be reached"),
+            Self::UpstreamBroken(_) => answer(StatusCode::BAD_GATEWAY, "upstream_broken", "The receiver gave no valid answer"),
+            Self::UpstreamTimeout => answer(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The receiver did not answer in time"),
+        }
+    }
+
+    /// Status of the answer.
+    pub fn status(&self) -> StatusCode {
+        self.answer().status
+    }
+
+    /// Stable word for log, metric and docs.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotVerified { fault: SignatureFault::Claim(error), .. } => error.reason(),
+            Self::NotVerified { fault: SignatureFault::Mismatch, .. } => "signature_mismatch",
+            Self::NoUsableSecret => "no_usable_secret",
+            Self::Store(StoreError::Full { .. }) => "no_room",
+            Self::Store(StoreError::Spool(_) | StoreError::Corrupt) => "spool_failed",
+            Self::HeadMalformed(_)
+            | Self::TargetTooLong
+            | Self::HeadTooLarge
+            | Self::Loop
+            | Self::NoRoute
+            | Self::MethodNotAllowed { .. }
+            | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow { .. }
+            | Self::BodyBroken(_)
+            | Self::UpstreamUnreachable(_)
+            | Self::UpstreamBroken(_)
+            | Self::UpstreamTimeout => self.answer().code,
+        }
+    }
+
+    /// Whose fault it is: decides how loudly it is logged.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::NoUsableSecret => Blame::Operator,
+            Self::Store(_) => Blame::Gateway,
+            Self::UpstreamUnreachable(_) | Self::UpstreamBroken(_) | Self::UpstreamTimeout => Blame::Upstream,
+            Self::HeadMalformed(_)
+            | Self::TargetTooLong
+            | Self::HeadTooLarge
+            | Self::Loop
+            | Self::NoRoute
+            | Self::MethodNotAllowed { .. }
+            | Self::NotVerified { .. }
+            | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow { .. }
+            | Self::BodyBroken(_) => Blame::Sender,
+        }
+    }
+
+    /// The answer to the sender: RFC 9457 problem details, with the request id and nothing that helps to guess.
+    pub fn response(&self, id: Uuid) -> Response<Bytes> {
+        let answer = self.answer();
+        let body = format!(
+            "{{\"title\":\"{}\",\"status\":{},\"code\":\"{}\",\"instance\":\"urn:uuid:{id}\"}}\n",
+            answer.title,
+            answer.status.as_u16(),
+            answer.code,
+        );
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = answer.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if answer.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature"));
+        }
+        if let Some(seconds) = answer.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
+        }
+        if let Self::MethodNotAllowed { allow } = self {
+            headers.insert(header::ALLOW, allow.clone());
+        }
+        response
+    }
+}
+
+/// Whose fault a rejection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// Who sent the request.
+    Sender,
+    /// Who configured the gateway.
+    Operator,
+    /// The application behind the gateway.
+    Upstream,
+    /// The gateway, or its machine.
+    Gateway,
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HeadMalformed(what) => f.write_str(what),
+            Self::TargetTooLong => f.write_str("the request target is longer than limits.headers"),
+            Self::HeadTooLarge => f.write_str("the request head is larger than limits.headers"),
+            Self::Loop => f.write_str("the request already passed through this instance; an upstream points back at it"),
+            Self::NoRoute => f.write_str("no route takes this host and path"),
+            Self::MethodNotAllowed { allow } => write!(f, "the route takes only {}", allow.to_str().unwrap_or("other methods")),
+            Self::NoUsableSecret => f.write_str("none of the route's secrets could be loaded, or none is valid at this time; see `countersign check`"),
+            Self::NotVerified { fault: SignatureFault::Claim(error), .. } => error.fmt(f),
+            Self::NotVerified { fault: SignatureFault::Mismatch, .. } => f.write_str("none of the route's secrets made this signature over these bytes"),
+            Self::BodyTooLarge { limit } => write!(f, "the body is larger than {limit} bytes"),
+            Self::BodyTooSlow { received } => {
+                write!(f, "the body came slower than limits.body_min_rate and limits.body_timeout allow; {received} bytes had come")
+            }
+            Self::BodyBroken(error) => write!(f, "the body broke off: {}", Chain(error)),
+            Self::Store(error) => write!(f, "{}", Chain(error)),
+            Self::UpstreamUnreachable(error) => write!(f, "the upstream cannot be reached: {}", Chain(error)),
+            Self::UpstreamBroken(error) => write!(f, "the upstream gave no valid answer: {}", Chain(error)),
+            Self::UpstreamTimeout => f.write_str("the upstream sent no response head within the route's timeout"),
+        }
+    }
+}
+
+/// Prints an error and its causes, joined by `: `.
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut error = Some(self.0);
+        let mut first = true;
+        while let Some(this) = error {
+            if !first {
+                f.write_str(": ")?;
+            }
+            write!(f, "{this}")?;
+            first = false;
+            error = this.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,225 @@
+//! Routes: which requests go together with which scheme, secrets and limits.
+
+use std::collections::HashMap;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+
+use crate::{
+    clock::UnixTime,
+    config::{PathPattern, RouteConfig, SecretConfig},
+    scheme::{Key, Scheme},
+};
+
+/// One route, ready to serve.
+pub struct Route {
+    /// Its place in the [`RouteTable`]: what other tables are indexed by.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// How its sender signs.
+    pub scheme: Scheme,
+    /// Its usable secrets, made into keys. Empty while none could be loaded.
+    pub keys: Vec<RouteKey>,
+    /// Largest body in bytes.
+    pub body_bytes_max: u64,
+    /// Status for every signature failure.
+    pub reject_status: StatusCode,
+    /// Names that, folded as CGI folds them, collide with a header that the scheme reads.
+    pub folded_scheme_headers: Vec<String>,
+    methods: Vec<Method>,
+    allow: HeaderValue,
+}
+
+/// A secret of a route, made into a key.
+pub struct RouteKey {
+    /// The key id.
+    pub id: String,
+    /// The key.
+    pub key: Key,
+    /// The mark's value up to the time: scheme, route and key id.
+    pub mark_prefix: String,
+    not_before: Option<UnixTime>,
+    not_after: Option<UnixTime>,
+}
+
+impl Route {
+    /// Puts a checked configuration and its loaded keys together.
+    pub fn new(index: usize, config: &RouteConfig, keys: Vec<RouteKey>) -> Self {
+        let allow: Vec<_> = config.methods.iter().map(Method::as_str).collect();
+        Self {
+            index,
+            name: config.name.clone(),
+            keys,
+            body_bytes_max: config.body_bytes_max,
+            reject_status: config.reject_status,
+            folded_scheme_headers: config.scheme.headers().map(fold).collect(),
+            scheme: config.scheme.clone(),
+            allow: HeaderValue::from_str(&allow.join(", ")).unwrap_or(HeaderValue::from_static("POST")),
+            methods: config.methods.clone(),
+        }
+    }
+
+    /// Whether the route takes the method; if not, what `Allow` says.
+    ///
+    /// # Errors
+    /// The value for `Allow`.
+    pub fn check_method(&self, method: &Method) -> Result<(), HeaderValue> {
+        if self.methods.contains(method) { Ok(()) } else { Err(self.allow.clone()) }
+    }
+
+    /// Places in [`Self::keys`] of those valid at `now`.
+    pub fn usable_keys(&self, now: UnixTime) -> Vec<usize> {
+        let usable = |key: &RouteKey| key.not_before.is_none_or(|from| from <= now) && key.not_after.is_none_or(|until| now < until);
+        (0..self.keys.len()).filter(|place| usable(&self.keys[*place])).collect()
+    }
+}
+
+impl RouteKey {
+    /// Puts a configured secret's description and the key made of it together.
+    pub fn new(route: &RouteConfig, secret: &SecretConfig, key: Key) -> Self {
+        Self {
+            mark_prefix: format!("{};route=\"{}\";key=\"{}\";t=", route.scheme.name(), route.name, secret.id),
+            id: secret.id.clone(),
+            key,
+            not_before: secret.not_before,
+            not_after: secret.not_after,
+        }
+    }
+}
+
+/// A header's name as CGI, WSGI, Rack and PHP see it: lower case, and `_` for all but letters and digits.
+pub fn fold(name: &HeaderName) -> String {
+    name.as_str().bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() as char } else { '_' }).collect()
+}
+
+/// All routes, found in a few look-ups whatever their number.
+#[derive(Default)]
+pub struct RouteTable {
+    routes: Vec<Route>,
+    by_host: HashMap<String, Paths>,
+    any_host: Paths,
+}
+
+#[derive(Default)]
+struct Paths {
+    exact: HashMap<String, usize>,
+    /// Keys end in `/`.
+    prefix: HashMap<String, usize>,
+}
+
+impl RouteTable {
+    /// Takes routes with the host and path of each. The configuration has made sure that no two are the same.
+    pub fn new(routes: impl IntoIterator<Item = (Option<String>, PathPattern, Route)>) -> Self {
+        let mut table = Self::default();
+        for (host, path, route) in routes {
+            let paths = match host {
+                Some(host) => table.by_host.entry(host).or_default(),
+                None => &mut table.any_host,
+            };
+            match path {
+                PathPattern::Exact(path) => paths.exact.insert(path, table.routes.len()),
+                PathPattern::Prefix(path) => paths.prefix.insert(path, table.routes.len()),
+            };
+            table.routes.push(route);
+        }
+        table
+    }
+
+    /// All routes, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
+    }
+
+    /// The route for a host (lower case, no port) and a raw path: a route for this host before one for any, the exact path
+    /// before a prefix, the longer prefix before the shorter.
+    pub fn find(&self, host: &str, target: &Uri) -> Option<&Route> {
+        let path = target.path();
+        let named = self.by_host.get(host).and_then(|paths| paths.find(path));
+        named.or_else(|| self.any_host.find(path)).map(|place| &self.routes[place])
+    }
+}
+
+impl Paths {
+    fn find(&self, path: &str) -> Option<usize> {
+        if let Some(place) = self.exact.get(path) {
+            return Some(*place);
+        }
+        if self.prefix.is_empty() || !is_plain(path) {
+            return None;
+        }
+        let mut end = path.len();
+        while let Some(slash) = path[..end].rfind('/') {
+            if let Some(place) = self.prefix.get(&path[..=slash]) {
+                return Some(*place);
+            }
+            end = slash;
+        }
+        None
+    }
+}
+
+/// Whether every reader sees the same path: below a prefix an upstream could otherwise walk out of it.
+fn is_plain(path: &str) -> bool {
+    if path.bytes().any(|byte| matches!(byte, b'\\' | b';' | 0)) {
+        return false;
+    }
+    let mut rest = path;
+    while let Some(percent) = rest.find('%') {
+        rest = &rest[percent + 1..];
+        let code = rest.get(..2).unwrap_or("").to_ascii_lowercase();
+        // `.`, `/`, `\`, NUL, and `%` itself, which a second decoding would open.
+        if matches!(code.as_str(), "2e" | "2f" | "5c" | "00" | "25") {
+            return false;
+        }
+    }
+    !path.split('/').any(|segment| segment == "." || segment == "..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths() -> Paths {
+        let mut paths = Paths::default();
+        paths.exact.insert("/a".into(), 0);
+        paths.prefix.insert("/a/".into(), 1);
+        paths.prefix.insert("/a/b/".into(), 2);
+        paths
+    }
+
+    #[test]
+    fn exact_before_prefix_and_longest_prefix_first() {
+        let paths = paths();
+        for (path, want) in [
+            ("/a", Some(0)),
+            ("/a/", Some(1)),
+            ("/a/x", Some(1)),
+            ("/a/b", Some(1)),
+            ("/a/b/", Some(2)),
+            ("/a/b/c/d", Some(2)),
+            ("/ab", None),
+            ("/", None),
+            ("/A", None),
+        ] {
+            assert_eq!(paths.find(path), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn refuses_paths_below_a_prefix_that_readers_read_differently() {
+        let paths = paths();
+        for path in ["/a/../x", "/a/./x", "/a/%2e%2e/x", "/a/%2E./x", "/a/x%2fy", "/a/x%5Cy", "/a/x;y", "/a/x\\y", "/a/%00", "/a/%252e%252e/x", "/a/.."] {
+            assert_eq!(paths.find(path), None, "{path}");
+        }
+        for path in ["/a/..x", "/a/x.y", "/a/%20", "/a/%7e"] {
+            assert_eq!(paths.find(path), Some(1), "{path}");
+        }
+    }
+
+    #[test]
+    fn folds_as_cgi_does() {
+        for name in ["Countersign-Verified", "countersign_verified", "countersign.verified", "COUNTERSIGN!VERIFIED"] {
+            assert_eq!(fold(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "countersign_verified");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! TLS towards senders: certificates chosen by name, client certificates if asked for.
+
+use std::{collections::HashMap, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use rustls::{
+    RootCertStore, ServerConfig,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
+};
+
+use crate::{config::Tls, pem};
+
+/// Reads certificates and keys and makes the acceptor's configuration.
+///
+/// # Errors
+/// If a file cannot be read, a key does not fit its certificate, or a certificate names no host; the text names the file.
+pub fn server_config(tls: &Tls) -> anyhow::Result<ServerConfig> {
+    let resolver = Arc::new(ByName::load(tls)?);
+    let builder = ServerConfig::builder();
+    let builder = match &tls.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in pem::certificates(path)? {
+                roots.add(certificate).with_context(|| format!("{}: not a certificate authority", path.display()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().with_context(|| format!("{}: cannot be used", path.display()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_cert_resolver(resolver);
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Sessions resume without state here: memory does not grow with the number of senders.
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().context("no random numbers for session tickets")?;
+    Ok(config)
+}
+
+/// Certificates by the names in them.
+#[derive(Debug)]
+struct ByName {
+    names: HashMap<String, Arc<CertifiedKey>>,
+    /// For senders that name no host, or one that no certificate has.
+    first: Arc<CertifiedKey>,
+}
+
+impl ByName {
+    fn load(tls: &Tls) -> anyhow::Result<Self> {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let mut names = HashMap::new();
+        let mut first = None;
+        for files in &tls.certificates {
+            let chain = pem::certificates(&files.certificate)?;
+            let path = files.certificate.display();
+            let own_names: Vec<String> = {
+                let leaf = webpki::EndEntityCert::try_from(&chain[0]).with_context(|| format!("{path}: the first certificate cannot be read"))?;
+                leaf.valid_dns_names().map(str::to_ascii_lowercase).collect()
+            };
+            let key = pem::private_key(&files.private_key)?;
+            let key = CertifiedKey::from_der(chain, key, &provider)
+                .with_context(|| format!("{}: this key does not fit the certificate in {path}", files.private_key.display()))?;
+            let key = Arc::new(key);
+            if own_names.is_empty() && tls.certificates.len() > 1 {
+                bail!("{path}: holds no DNS name, so it could never be chosen among several");
+            }
+            for name in own_names {
+                // The file named first wins, as with routes in most servers.
+                names.entry(name).or_insert_with(|| key.clone());
+            }
+            first.get_or_insert(key);
+        }
+        Ok(Self { names, first: first.context("server.tls names no certificate")? })
+    }
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let by_name = hello.server_name().and_then(|name| {
+            let name = name.to_ascii_lowercase();
+            self.names.get(&name).or_else(|| {
+                let (_, parent) = name.split_once('.')?;
+                self.names.get(&format!("*.{parent}"))
+            })
+        });
+        Some(by_name.unwrap_or(&self.first).clone())
+    }
+}

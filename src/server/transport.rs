@@ -1,0 +1,288 @@
+//! A downstream connection's bytes: plain or TLS, with a memory of when something last moved.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::{TcpStream, UnixStream},
+    time::{Instant, Sleep, sleep},
+};
+use tokio_rustls::server::TlsStream;
+
+/// After an answer that came before the end of the body, this much more is read and thrown away, for this long, so that closing
+/// does not destroy the answer on its way.
+const LINGER_BYTES_MAX: usize = 4 << 20;
+const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// A socket.
+pub(crate) enum Wire {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Whether the connection is at work, for the timer that watches over it.
+pub(super) struct Activity {
+    began: Instant,
+    /// Requests between head and last byte of the answer.
+    requests: AtomicUsize,
+    /// A request was served on it.
+    served: AtomicBool,
+    /// Milliseconds after `began` at which it last became idle.
+    idle_since: AtomicU64,
+    /// Milliseconds after `began` at which the first byte after that came; 0: none yet.
+    head_since: AtomicU64,
+    /// Milliseconds after `began` since when the other side takes no bytes; 0: it does.
+    stuck_since: AtomicU64,
+}
+
+impl Activity {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            requests: AtomicUsize::new(0),
+            served: AtomicBool::new(false),
+            idle_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(0),
+            stuck_since: AtomicU64::new(0),
+        })
+    }
+
+    fn now(&self) -> u64 {
+        // Never 0, which means "not".
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// A request's head is here. Drop what is returned when its answer is out.
+    pub(super) fn request(self: &Arc<Self>) -> Busy {
+        self.requests.fetch_add(1, Relaxed);
+        self.served.store(true, Relaxed);
+        Busy(self.clone())
+    }
+
+    /// Until when the connection may go on as it is; `None`: its time is over.
+    pub(super) fn allowed_until(&self, limits: &ActivityLimits) -> Option<Instant> {
+        let now = self.now();
+        let at = |since: u64, limit: Duration| {
+            let end = since.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+            (end > now).then(|| self.began + Duration::from_millis(end))
+        };
+        match self.stuck_since.load(Relaxed) {
+            0 => {}
+            since => return at(since, limits.idle),
+        }
+        if self.requests.load(Relaxed) > 0 {
+            return Some(Instant::now() + limits.head.min(limits.idle));
+        }
+        let idle_since = self.idle_since.load(Relaxed);
+        match self.head_since.load(Relaxed) {
+            0 if !self.served.load(Relaxed) => at(0, limits.head),
+            0 => at(idle_since, limits.idle),
+            // HTTP/2 sends frames of its own between requests: there the whole pause counts.
+            _ if limits.http2 && self.served.load(Relaxed) => at(idle_since, limits.idle),
+            since => at(since, limits.head),
+        }
+    }
+
+    /// Whether it waits for a request of which nothing has come.
+    pub(super) fn is_idle(&self) -> bool {
+        self.requests.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0
+    }
+}
+
+/// How long a connection may stay in each state.
+pub(super) struct ActivityLimits {
+    pub(super) head: Duration,
+    pub(super) idle: Duration,
+    pub(super) http2: bool,
+}
+
+/// Marks a request as being served.
+pub(super) struct Busy(Arc<Activity>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.head_since.store(0, Relaxed);
+        self.0.idle_since.store(self.0.now(), Relaxed);
+        self.0.requests.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What hyper reads from and writes to.
+pub(super) struct Transport {
+    stream: Stream,
+    /// Bytes that were read to tell the protocol.
+    prefix: Bytes,
+    activity: Arc<Activity>,
+    lingering: Option<Linger>,
+}
+
+enum Stream {
+    Plain(Wire),
+    Tls(Box<TlsStream<Wire>>),
+}
+
+struct Linger {
+    bytes: usize,
+    end: Pin<Box<Sleep>>,
+}
+
+impl Transport {
+    pub(super) fn plain(wire: Wire, activity: Arc<Activity>) -> Self {
+        Self { stream: Stream::Plain(wire), prefix: Bytes::new(), activity, lingering: None }
+    }
+
+    pub(super) fn tls(stream: TlsStream<Wire>, activity: Arc<Activity>) -> Self {
+        Self { stream: Stream::Tls(Box::new(stream)), prefix: Bytes::new(), activity, lingering: None }
+    }
+
+    /// Reads until it is clear whether HTTP/2 is spoken by prior knowledge. The bytes stay to be read.
+    pub(super) async fn speaks_http2(&mut self) -> io::Result<bool> {
+        const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let mut buffer = [0; PREFACE.len()];
+        let mut filled = 0;
+        while PREFACE.starts_with(&buffer[..filled]) && filled < PREFACE.len() {
+            match self.read(&mut buffer[filled..]).await? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        self.prefix = Bytes::copy_from_slice(&buffer[..filled]);
+        Ok(&buffer[..filled] == PREFACE)
+    }
+
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut (dyn Duplex + 'static)> {
+        match &mut self.get_mut().stream {
+            Stream::Plain(wire) => Pin::new(wire),
+            Stream::Tls(stream) => Pin::new(&mut **stream),
+        }
+    }
+
+    fn wrote<T>(&self, poll: &Poll<T>) {
+        if poll.is_pending() {
+            if self.activity.stuck_since.load(Relaxed) == 0 {
+                self.activity.stuck_since.store(self.activity.now(), Relaxed);
+            }
+        } else if self.activity.stuck_since.load(Relaxed) != 0 {
+            self.activity.stuck_since.store(0, Relaxed);
+        }
+    }
+}
+
+/// Both directions, for either kind of stream.
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
+impl AsyncRead for Transport {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.prefix.has_remaining() {
+            let take = self.prefix.len().min(buf.remaining());
+            buf.put_slice(&self.prefix.split_to(take));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(self.as_mut().stream().poll_read(cx, buf))?;
+        if buf.filled().len() > before && self.activity.is_idle() {
+            self.activity.head_since.store(self.activity.now(), Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = self.as_mut().stream().poll_write(cx, bytes);
+        self.wrote(&poll);
+        poll
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let poll = self.as_mut().stream().poll_write_vectored(cx, parts);
+        self.wrote(&poll);
+        poll
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let poll = self.as_mut().stream().poll_flush(cx);
+        self.wrote(&poll);
+        poll
+    }
+
+    /// Ends our side, then reads on for a moment: closing a socket with unread bytes would reset it, and the sender would lose an
+    /// answer that is still on its way.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingering.is_none() {
+            ready!(self.as_mut().stream().poll_shutdown(cx))?;
+            self.lingering = Some(Linger { bytes: 0, end: Box::pin(sleep(LINGER_TIME_MAX)) });
+        }
+        let Self { stream, lingering: Some(linger), .. } = &mut *self else { return Poll::Ready(Ok(())) };
+        // Below TLS: what is thrown away need not be decrypted.
+        let wire = match stream {
+            Stream::Plain(wire) => wire,
+            Stream::Tls(stream) => stream.get_mut().0,
+        };
+        let mut waste = [0; 16 * 1024];
+        while linger.bytes < LINGER_BYTES_MAX {
+            let mut buf = ReadBuf::new(&mut waste);
+            match Pin::new(&mut *wire).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => linger.bytes += buf.filled().len(),
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    ready!(linger.end.as_mut().poll(cx));
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Wire {
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut (dyn Duplex + 'static)> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream),
+            Self::Unix(stream) => Pin::new(stream),
+        }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        self.stream().poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
+    }
+}

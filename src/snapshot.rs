@@ -1,0 +1,31 @@
+//! Everything that serves requests, as one value that never changes.
+
+use crate::{
+    body::BodyStore,
+    clock::UnixTime,
+    forward::Identity,
+    receive::Pace,
+    route::RouteTable,
+    telemetry::RouteCounters,
+    upstream::Upstream,
+};
+
+/// One state of the gateway.
+pub struct Snapshot {
+    /// Which requests go where.
+    pub routes: RouteTable,
+    /// Where they go, by [`Route::index`](crate::route::Route::index).
+    pub upstreams: Vec<Upstream>,
+    /// What is counted, by the same index.
+    pub counters: Vec<RouteCounters>,
+    /// Where bodies are held.
+    pub bodies: BodyStore,
+    /// How fast they must come.
+    pub pace: Pace,
+    /// Largest request head in bytes.
+    pub head_bytes_max: usize,
+    /// How forwarded requests are marked.
+    pub identity: Identity,
+    /// When it was built.
+    pub built: UnixTime,
+}

@@ -1,0 +1,265 @@
+//! What the operator sees: metrics and log lines. No body, secret, tag, query or header value passes through here.
+
+mod events;
+mod log;
+mod names;
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::Histogram,
+        info::Info,
+    },
+    registry::{Registry, Unit},
+};
+
+pub use self::{
+    events::{Outcome, RequestEvent, RequestLog},
+    log::LogSink,
+};
+use crate::{body::BodyStore, config::LogFormat, config::LogLevel, route::Route};
+
+/// Buckets of OpenTelemetry's HTTP convention, in seconds.
+const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    route: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct VerificationLabels {
+    route: String,
+    scheme: String,
+    result: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabel {
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SchemeLabel {
+    scheme: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyLabels {
+    route: String,
+    key: String,
+}
+
+/// Builds a histogram of durations.
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+/// Builds a histogram of sizes: 1 KiB to 256 MiB.
+fn bytes() -> Histogram {
+    Histogram::new((0..10).map(|power| 1024.0 * 4.0_f64.powi(power)))
+}
+
+/// All metrics of the process.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    verifications: Family<VerificationLabels, Counter>,
+    request_duration: Family<RouteLabel, Histogram>,
+    upstream_duration: Family<RouteLabel, Histogram>,
+    body: Family<RouteLabel, Histogram>,
+    delivery_age: Family<SchemeLabel, Histogram>,
+    key_last_used: Family<KeyLabels, Gauge>,
+    route_keys: Family<RouteLabel, Gauge>,
+    buffered: Gauge<u64, AtomicU64>,
+    spooled: Gauge<u64, AtomicU64>,
+    spooled_bodies: Gauge<u64, AtomicU64>,
+    log_dropped: Counter,
+    /// Requests being served.
+    pub inflight: Gauge,
+    /// Open downstream connections.
+    pub connections: Gauge,
+    /// Failed accepts.
+    pub accept_errors: Counter,
+    /// Failed TLS handshakes.
+    pub handshake_errors: Counter,
+}
+
+/// One route's metrics, looked up once.
+pub struct RouteCounters {
+    route: String,
+    scheme: String,
+    forwarded: Counter,
+    verified: Counter,
+    request_duration: Histogram,
+    upstream_duration: Histogram,
+    body: Histogram,
+    delivery_age: Histogram,
+    /// By place of the key in the route's keys.
+    keys: Vec<Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::default(),
+            requests: Family::default(),
+            verifications: Family::default(),
+            request_duration: Family::new_with_constructor(seconds),
+            upstream_duration: Family::new_with_constructor(seconds),
+            body: Family::new_with_constructor(bytes),
+            delivery_age: Family::new_with_constructor(|| Histogram::new([0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0])),
+            key_last_used: Family::default(),
+            route_keys: Family::default(),
+            buffered: Gauge::default(),
+            spooled: Gauge::default(),
+            spooled_bodies: Gauge::default(),
+            log_dropped: Counter::default(),
+            inflight: Gauge::default(),
+            connections: Gauge::default(),
+            accept_errors: Counter::default(),
+            handshake_errors: Counter::default(),
+        };
+        let registry = &mut metrics.registry;
+        let (name, help) = names::REQUESTS;
+        registry.register(name, help, metrics.requests.clone());
+        let (name, help) = names::VERIFICATIONS;
+        registry.register(name, help, metrics.verifications.clone());
+        let (name, help) = names::REQUEST_DURATION;
+        registry.register_with_unit(name, help, Unit::Seconds, metrics.request_duration.clone());
+        let (name, help) = names::UPSTREAM_DURATION;
+        registry.register_with_unit(name, help, Unit::Seconds, metrics.upstream_duration.clone());
+        let (name, help) = names::BODY;
+        registry.register_with_unit(name, help, Unit::Bytes, metrics.body.clone());
+        let (name, help) = names::DELIVERY_AGE;
+        registry.register_with_unit(name, help, Unit::Seconds, metrics.delivery_age.clone());
+        let (name, help) = names::KEY_LAST_USED;
+        registry.register_with_unit(name, help, Unit::Seconds, metrics.key_last_used.clone());
+        let (name, help) = names::ROUTE_KEYS;
+        registry.register(name, help, metrics.route_keys.clone());
+        let (name, help) = names::INFLIGHT;
+        registry.register(name, help, metrics.inflight.clone());
+        let (name, help) = names::CONNECTIONS;
+        registry.register(name, help, metrics.connections.clone());
+        let (name, help) = names::ACCEPT_ERRORS;
+        registry.register(name, help, metrics.accept_errors.clone());
+        let (name, help) = names::HANDSHAKE_ERRORS;
+        registry.register(name, help, metrics.handshake_errors.clone());
+        let (name, help) = names::BUFFERED;
+        registry.register_with_unit(name, help, Unit::Bytes, metrics.buffered.clone());
+        let (name, help) = names::SPOOLED;
+        registry.register_with_unit(name, help, Unit::Bytes, metrics.spooled.clone());
+        let (name, help) = names::SPOOLED_BODIES;
+        registry.register(name, help, metrics.spooled_bodies.clone());
+        let (name, help) = names::LOG_DROPPED;
+        registry.register(name, help, metrics.log_dropped.clone());
+        let (name, help) = names::BUILD_INFO;
+        registry.register(name, help, Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Looks up, and so creates at zero, what is counted for a route.
+    pub fn route(&self, route: &Route) -> RouteCounters {
+        let label = RouteLabel { route: route.name.clone() };
+        self.route_keys.get_or_create(&label).set(route.keys.len().try_into().unwrap_or(i64::MAX));
+        let keys = route.keys.iter().map(|key| KeyLabels { route: route.name.clone(), key: key.id.clone() });
+        RouteCounters {
+            forwarded: self.requests.get_or_create_owned(&RequestLabels { route: route.name.clone(), outcome: Outcome::Forwarded.as_str() }),
+            verified: self.verifications.get_or_create_owned(&VerificationLabels {
+                route: route.name.clone(),
+                scheme: route.scheme.name().to_owned(),
+                result: if route.scheme.needs_secret() { "verified" } else { "not_required" },
+                reason: "",
+            }),
+            request_duration: self.request_duration.get_or_create_owned(&label),
+            upstream_duration: self.upstream_duration.get_or_create_owned(&label),
+            body: self.body.get_or_create_owned(&label),
+            delivery_age: self.delivery_age.get_or_create_owned(&SchemeLabel { scheme: route.scheme.name().to_owned() }),
+            keys: keys.map(|labels| self.key_last_used.get_or_create_owned(&labels)).collect(),
+            route: route.name.clone(),
+            scheme: route.scheme.name().to_owned(),
+        }
+    }
+
+    /// The text that Prometheus reads.
+    pub fn render(&self, bodies: &BodyStore, sink: &LogSink) -> String {
+        self.buffered.set(bodies.memory_bytes());
+        self.spooled.set(bodies.spool_bytes());
+        self.spooled_bodies.set(bodies.spooled_bodies());
+        self.log_dropped.inc_by(sink.dropped().saturating_sub(self.log_dropped.get()));
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    /// Counts one finished request.
+    fn count(&self, event: &RequestEvent, route: Option<&RouteCounters>, total: Duration) {
+        let Some(route) = route else {
+            self.requests.get_or_create(&RequestLabels { route: String::new(), outcome: event.outcome.as_str() }).inc();
+            return;
+        };
+        if event.outcome == Outcome::Forwarded {
+            route.forwarded.inc();
+        } else {
+            let labels = RequestLabels { route: route.route.clone(), outcome: event.outcome.as_str() };
+            self.requests.get_or_create(&labels).inc();
+        }
+        if event.verified {
+            route.verified.inc();
+            route.body.observe(event.body_bytes as f64);
+            if let Some(gauge) = event.key.and_then(|key| route.keys.get(key)) {
+                gauge.set(event.at.secs());
+            }
+            if let Some(signed_at) = event.signed_at {
+                route.delivery_age.observe((event.at.millis().saturating_sub(signed_at.millis())) as f64 / 1000.0);
+            }
+        } else if event.outcome == Outcome::NotVerified {
+            let labels = VerificationLabels { route: route.route.clone(), scheme: route.scheme.clone(), result: "rejected", reason: event.reason };
+            self.verifications.get_or_create(&labels).inc();
+        }
+        if let Some(upstream) = event.upstream {
+            route.upstream_duration.observe(upstream.as_secs_f64());
+        }
+        route.request_duration.observe(total.as_secs_f64());
+    }
+}
+
+/// Sends `tracing` events, which tell of the process, to the sink. Lines about requests are written by [`RequestLog`].
+pub fn install(sink: &LogSink, format: LogFormat, level: LogLevel) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let word = match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+    };
+    // What libraries say at debug level may hold header values.
+    let filter = EnvFilter::new(format!("warn,countersign={word}"));
+    let builder = fmt().with_env_filter(filter).with_target(false).with_writer(sink.clone());
+    // A second call, in a test, changes nothing.
+    let _ = match format {
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Text => builder.with_ansi(false).try_init(),
+    };
+}
+
+/// What the pipeline reports to.
+pub struct Telemetry {
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// The line per request.
+    pub requests: RequestLog,
+}

@@ -1,0 +1,167 @@
+//! The upstream side of the wire: where a route forwards to, and its connections.
+//!
+//! Knows nothing of signatures. It promises one thing: [`Upstream::send`] gives a request to at most one connection. It moves on
+//! to another only while none of its bytes can have been written.
+
+mod connect;
+mod pool;
+mod response;
+mod socket;
+mod tls;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response, Uri, Version, uri};
+use hyper::{
+    body::Incoming,
+    client::conn::{TrySendError, http1, http2},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+pub use self::response::{ResponseError, UpstreamBody};
+use self::{
+    connect::Connector,
+    pool::{Checkout, Pool},
+};
+use crate::{
+    body::BodyStream,
+    config::{UpstreamAddr, UpstreamConfig},
+};
+
+/// First pause of `connect_retry`; doubles up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// One route's upstream.
+pub struct Upstream {
+    pools: Vec<Arc<Pool>>,
+    /// Which address the next request begins with.
+    turn: AtomicUsize,
+    secure: bool,
+    timeout: Duration,
+    read_timeout: Duration,
+    connect_retry: Duration,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<BodyStream>),
+    Http2(http2::SendRequest<BodyStream>),
+}
+
+/// Why there is no response.
+#[derive(Debug)]
+pub enum SendError {
+    /// No address could be connected to; the last one's fault. Nothing was sent.
+    Unreachable(io::Error),
+    /// The connection failed when the request may have gone out, or the answer was not HTTP.
+    Broken(hyper::Error),
+    /// No response head in time.
+    Timeout,
+}
+
+impl Upstream {
+    /// Makes it ready; connects to nothing yet.
+    ///
+    /// # Errors
+    /// If a certificate, key or CA file cannot be used; the text names it.
+    pub fn new(config: &UpstreamConfig) -> anyhow::Result<Self> {
+        let secure = matches!(config.addresses.first(), Some(UpstreamAddr::Https { .. }));
+        let tls = if secure { Some(Arc::new(tls::client_config(config)?)) } else { None };
+        let pools = config
+            .addresses
+            .iter()
+            .map(|address| Ok(Pool::new(Connector::new(address, config, tls.as_ref())?, config.keep_alive, config.idle_connections)))
+            .collect::<io::Result<Vec<_>>>()?;
+        Ok(Self {
+            pools,
+            turn: AtomicUsize::new(0),
+            secure,
+            timeout: config.timeout,
+            read_timeout: config.read_timeout,
+            connect_retry: config.connect_retry,
+        })
+    }
+
+    /// Sends a request once and waits for the response head.
+    ///
+    /// The target is origin-form and `Host` is set; both go out as they are.
+    ///
+    /// # Errors
+    /// [`SendError`]; only [`SendError::Unreachable`] says that nothing was sent.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection that the request is on.
+    pub async fn send(&self, mut request: Request<BodyStream>) -> Result<Response<UpstreamBody>, SendError> {
+        loop {
+            let mut checkout = self.checkout().await.map_err(SendError::Unreachable)?;
+            let attempt = checkout.sender.try_send(request, self.secure);
+            match timeout(self.timeout, attempt).await {
+                Err(_) => return Err(SendError::Timeout),
+                Ok(Ok(response)) => {
+                    return Ok(response.map(|body| UpstreamBody::new(body, checkout, self.read_timeout)));
+                }
+                Ok(Err(mut failed)) => match failed.take_message() {
+                    // hyper gives a request back only if it never began to write it: another connection may have it.
+                    // A fresh connection that fails so is a fault of the upstream; to try again could go on for ever.
+                    Some(unsent) if checkout.reused => request = unsent,
+                    _ => return Err(SendError::Broken(failed.into_error())),
+                },
+            }
+        }
+    }
+
+    /// An open connection: one from earlier, else a new one to the first address that takes it.
+    async fn checkout(&self) -> io::Result<Checkout> {
+        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+        let give_up = Instant::now() + self.connect_retry;
+        let mut pause = RETRY_PAUSE_MIN;
+        loop {
+            let mut fault = None;
+            for offset in 0..self.pools.len() {
+                let pool = &self.pools[(first.wrapping_add(offset)) % self.pools.len()];
+                if let Some(checkout) = pool.reuse() {
+                    return Ok(checkout);
+                }
+                match pool.open().await {
+                    Ok(checkout) => return Ok(checkout),
+                    Err(error) => fault = Some(error),
+                }
+            }
+            let fault = fault.unwrap_or_else(|| io::Error::other("the upstream has no address"));
+            if Instant::now() + pause > give_up {
+                return Err(fault);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+}
+
+impl Sender {
+    async fn try_send(&mut self, mut request: Request<BodyStream>, secure: bool) -> Result<Response<Incoming>, TrySendError<Request<BodyStream>>> {
+        match self {
+            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http2(sender) => {
+                *request.version_mut() = Version::HTTP_2;
+                *request.uri_mut() = absolute(&request, secure);
+                sender.try_send_request(request).await
+            }
+        }
+    }
+}
+
+/// HTTP/2 carries scheme and authority beside the path. The host goes out as the sender named it.
+fn absolute(request: &Request<BodyStream>, secure: bool) -> Uri {
+    let mut parts = uri::Parts::default();
+    parts.path_and_query = request.uri().path_and_query().cloned();
+    parts.scheme = Some(if secure { uri::Scheme::HTTPS } else { uri::Scheme::HTTP });
+    parts.authority = request.headers().get(http::header::HOST).and_then(|host| host.as_bytes().try_into().ok());
+    Uri::from_parts(parts).unwrap_or_else(|_| request.uri().clone())
+}

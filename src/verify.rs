@@ -1,0 +1,115 @@
+//! The only place that vouches: from [`Unverified`] to [`Verified`].
+
+use std::fmt;
+
+use uuid::Uuid;
+
+use crate::{
+    body::RawBody,
+    clock::UnixTime,
+    receive::{Head, Unverified},
+    reject::{Rejection, SignatureFault},
+    route::Route,
+    scheme::Verdict,
+};
+
+/// A request whose signature holds, or that its route lets pass unsigned by the operator's written word.
+///
+/// Made by [`verify`] alone: the fields are private, and there is no `Clone`, `Default`, `Deserialize` or `From`.
+pub struct Verified<'s> {
+    route: &'s Route,
+    head: Head,
+    id: Uuid,
+    at: UnixTime,
+    body: RawBody,
+    standing: Standing,
+}
+
+/// On what grounds a request may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// One of the route's secrets made the signature.
+    Proven(Proof),
+    /// The route's scheme is `none`: forwarded without the mark.
+    NotRequired,
+}
+
+/// What is known of a signature that holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Proof {
+    /// Place of the key in the route's keys.
+    key: usize,
+    /// The signed time, if the scheme signs one.
+    signed_at: Option<UnixTime>,
+}
+
+impl Proof {
+    /// Place of the key in the route's keys.
+    pub fn key(&self) -> usize {
+        self.key
+    }
+
+    /// The signed time, if the scheme signs one.
+    pub fn signed_at(&self) -> Option<UnixTime> {
+        self.signed_at
+    }
+}
+
+/// Finishes the check. Pure: no clock, no I/O.
+///
+/// # Errors
+/// [`SignatureFault::Mismatch`] if none of the keys made the signature.
+pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
+    let Unverified { route, head, id, at, body, check, keys, signed_at } = request;
+    let mismatch = || Rejection::NotVerified {
+        fault: SignatureFault::Mismatch,
+        status: route.reject_status,
+    };
+    let standing = match check.finish() {
+        Verdict::Match(place) => Standing::Proven(Proof {
+            key: *keys.get(place).ok_or_else(mismatch)?,
+            signed_at,
+        }),
+        Verdict::Unsigned => Standing::NotRequired,
+        Verdict::Mismatch => return Err(mismatch()),
+    };
+    Ok(Verified { route, head, id, at, body, standing })
+}
+
+impl<'s> Verified<'s> {
+    /// The route it came in by.
+    pub fn route(&self) -> &'s Route {
+        self.route
+    }
+
+    /// Request id.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// When its head had come.
+    pub fn at(&self) -> UnixTime {
+        self.at
+    }
+
+    /// On what grounds it may pass.
+    pub fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// Length of the body in bytes.
+    pub fn body_bytes(&self) -> u64 {
+        self.body.len()
+    }
+
+    /// Takes it apart for sending.
+    pub fn into_message(self) -> (Head, RawBody) {
+        (self.head, self.body)
+    }
+}
+
+impl fmt::Debug for Verified<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verified").field("route", &self.route.name).field("id", &self.id).field("standing", &self.standing).finish_non_exhaustive()
+    }
+}
