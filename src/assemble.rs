@@ -12,7 +12,7 @@ use crate::{
     pipeline::Gateway,
     receive::Pace,
     reject::Chain,
-    route::{Route, RouteTable, fold},
+    route::{Route, RouteTable},
     snapshot::Snapshot,
     telemetry::{LogSink, Metrics, RequestLog, Telemetry},
     upstream::Upstream,
@@ -82,13 +82,4 @@ fn keys(config: &RouteConfig, findings: &mut Vec<Finding>) -> Vec<crate::route::
         }
     }
     keys
-}
-
-impl Identity {
-    fn new(mark: &http::HeaderName) -> Self {
-        let mut random = [0; 8];
-        // Only tells instances apart.
-        let _ = aws_lc_rs::rand::fill(&mut random);
-        Self { mark: mark.clone(), mark_folded: fold(mark), instance: data_encoding::HEXLOWER.encode(&random) }
-    }
 }

@@ -61,6 +61,14 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// An identity with this mark and a new instance id.
+    pub fn new(mark: &HeaderName) -> Self {
+        let mut random = [0; 8];
+        // Only tells instances apart.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        Self { mark: mark.clone(), mark_folded: fold(mark), instance: data_encoding::HEXLOWER.encode(&random) }
+    }
+
     /// Whether a `Via` header says that the request was here before.
     pub fn passed_before(&self, headers: &HeaderMap) -> bool {
         let own = format!("countersign ({})", self.instance);
@@ -101,7 +109,7 @@ pub async fn send(admitted: Admitted<'_>, upstreams: &[Upstream], identity: &Ide
 /// The sender's headers without those of its connection and without forged ones, with ours.
 ///
 /// Strips first, adds last: nothing in the sender's head, `Connection` included, can touch what is added.
-fn outbound_headers(head: &Head, route: &Route, identity: &Identity) -> HeaderMap {
+pub fn outbound_headers(head: &Head, route: &Route, identity: &Identity) -> HeaderMap {
     let mut headers = head.headers.clone();
     strip_hop_by_hop(&mut headers);
     let forged: Vec<_> = headers.keys().filter(|name| is_reserved(name, route, identity, head.peer.trusted)).cloned().collect();

@@ -3,7 +3,7 @@
 pub mod admin;
 pub mod assemble;
 pub mod body;
-//pub mod cli;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod forward;

@@ -34,6 +34,9 @@ pub(super) struct RouteArgs {
     /// Scheme from the catalogue, such as `carevalidate`, or `none`
     #[arg(long, value_name = "NAME")]
     scheme: Option<String>,
+    /// Parameter of the scheme, as NAME=VALUE; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    param: Vec<String>,
     /// File that holds the signing secret
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
@@ -64,23 +67,27 @@ pub(super) struct RouteArgs {
     /// Log format: json or text
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
+    /// Log level: error, warn, info or debug
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
 }
 
 impl RouteArgs {
     pub(super) fn flags(&self) -> Flags {
-        let Self { scheme, secret_file, secret_env, secret_credential, upstream, path, listen, admin, tls_certificate, tls_key, log_format } = self;
         Flags {
-            scheme: scheme.clone(),
-            secret_file: secret_file.clone(),
-            secret_env: secret_env.clone(),
-            secret_credential: secret_credential.clone(),
-            upstream: upstream.clone(),
-            path: path.clone(),
-            listen: listen.clone(),
-            admin: admin.clone(),
-            tls_certificate: tls_certificate.clone(),
-            tls_key: tls_key.clone(),
-            log_format: log_format.clone(),
+            scheme: self.scheme.clone(),
+            secret_file: self.secret_file.clone(),
+            secret_env: self.secret_env.clone(),
+            secret_credential: self.secret_credential.clone(),
+            upstream: self.upstream.clone(),
+            path: self.path.clone(),
+            listen: self.listen.clone(),
+            admin: self.admin.clone(),
+            tls_certificate: self.tls_certificate.clone(),
+            tls_key: self.tls_key.clone(),
+            param: self.param.clone(),
+            log_format: self.log_format.clone(),
+            log_level: self.log_level.clone(),
         }
     }
 }
