@@ -51,6 +51,8 @@ pub(super) struct Checker<'a> {
     problems: Vec<Problem>,
     /// Where errors were found, so that what follows from them is not reported again.
     faulty: Vec<Vec<String>>,
+    /// Known keys that unknown ones were most likely meant to be: they are not missing.
+    meant: Vec<Vec<String>>,
 }
 
 impl<'a> Checker<'a> {
@@ -59,6 +61,7 @@ impl<'a> Checker<'a> {
             layers,
             problems,
             faulty: Vec::new(),
+            meant: Vec::new(),
         }
     }
 
@@ -111,9 +114,14 @@ impl<'a> Checker<'a> {
         });
     }
 
-    /// Whether any layer gives the key, well or badly.
+    /// Whether any layer gives the key, well or badly, or under a name that is slightly wrong.
     pub(super) fn given(&self, key: &Key) -> bool {
-        self.layers.value(&key.0).is_some()
+        self.layers.value(&key.0).is_some() || self.meant.contains(&key.0)
+    }
+
+    /// Whether a key is there, but its value was faulty and has been left out.
+    pub(super) fn given_and_lost(&self, key: &Key) -> bool {
+        self.meant.contains(&key.0) || self.is_faulty(key)
     }
 
     pub(super) fn origin(&self, key: &Key) -> Origin {
@@ -269,7 +277,13 @@ impl<'a> Checker<'a> {
                 }
                 Kind::MissingField(field) => {
                     let table = Key(path.clone());
-                    self.missing_in_scheme(&table, &field);
+                    // Below a filler everything is missing.
+                    if !fillers
+                        .iter()
+                        .any(|filler: &Vec<String>| path.starts_with(filler))
+                    {
+                        self.missing_in_scheme(&table, &field);
+                    }
                     path.push(field.into_owned());
                     fill(&mut value, &path, Value::from(""));
                     fillers.insert(path);
@@ -283,7 +297,14 @@ impl<'a> Checker<'a> {
                     }
                 }
                 // Nothing in the mirror raises these; they must not be lost all the same.
-                other => {
+                other @ (Kind::Message(_)
+                | Kind::InvalidLength(..)
+                | Kind::UnknownVariant(..)
+                | Kind::DuplicateField(_)
+                | Kind::ISizeOutOfRange(_)
+                | Kind::USizeOutOfRange(_)
+                | Kind::Unsupported(_)
+                | Kind::UnsupportedKey(..)) => {
                     self.error(
                         &Key(path.clone()),
                         format!("{other}"),
@@ -304,6 +325,12 @@ impl<'a> Checker<'a> {
             .map(String::as_str)
             .collect();
         let dotted = [table.as_slice(), &[name]].concat().join(".");
+        let sibling = |name: &str| {
+            let mut path = key.0.clone();
+            path.pop()?;
+            path.push(name.to_owned());
+            Some(path)
+        };
         let tombstone = TOMBSTONES.iter().find(|(dead, _)| *dead == dotted);
         let (message, help) = if let Some((_, help)) = tombstone {
             (
@@ -311,10 +338,14 @@ impl<'a> Checker<'a> {
                 (*help).to_owned(),
             )
         } else if names_a_secret(name) && table.first() == Some(&"route") {
+            self.meant.extend(sibling("secrets"));
             (format!("unknown key `{name}`"), SECRET_HELP.to_owned())
         } else {
             let help = match nearest(name, known.iter().copied()) {
-                Some(meant) => format!("did you mean `{meant}`?"),
+                Some(meant) => {
+                    self.meant.extend(sibling(meant));
+                    format!("did you mean `{meant}`?")
+                }
                 None => elsewhere(name)
                     .unwrap_or_else(|| format!("known here: {}", any_of(known.iter().copied()))),
             };
@@ -324,6 +355,9 @@ impl<'a> Checker<'a> {
     }
 
     fn missing_in_scheme(&mut self, table: &Key, field: &str) {
+        if self.given(&table.at(field)) {
+            return;
+        }
         let example = match field {
             "algorithm" => "\"hmac-sha256\"",
             "signature" => "{ header = \"x-signature\", encoding = \"hex\" }",
@@ -340,11 +374,7 @@ impl<'a> Checker<'a> {
         let found = self.layers.value(&key.0);
         let in_secrets = key.0.iter().any(|segment| segment == "secrets");
         if in_secrets && matches!(found, Some(Value::String(..) | Value::Array(..))) {
-            self.error(
-                key,
-                "a secret may stand here, or something else that names no source",
-                SECRET_HELP,
-            );
+            self.error(key, "this does not say where the secret is", SECRET_HELP);
             return;
         }
         let name = key
@@ -356,6 +386,7 @@ impl<'a> Checker<'a> {
         let expected = match expected {
             "a sequence" => "a list of tables",
             "a map" => "a table",
+            spec if spec.starts_with("struct ") => "a table",
             other => other,
         };
         let help = match expected {
@@ -367,10 +398,21 @@ impl<'a> Checker<'a> {
             "a list of tables" if key.0 == ["route"] => {
                 "write `[[route]]`, with two brackets: there can be several"
             }
-            "a table" if key.0.len() == 1 => {
-                "write its keys below a line of their own, such as `[server]`"
+            _ if name == "signature" => {
+                "write `signature = { header = \"x-signature\", encoding = \"hex\" }`"
             }
+            _ if name == "timestamp" => "write `timestamp = { header = \"x-timestamp\" }`",
+            _ if name == "params" => "write `params = { NAME = \"VALUE\" }`",
+            _ if name == "scheme" => {
+                "write a name, such as \"carevalidate\", or a table below `[route.scheme]`"
+            }
+            _ if name == "secrets" => SECRET_HELP,
             _ => "write it as the documentation shows",
+        };
+        let help = if expected == "a table" && key.0.len() == 1 {
+            format!("write its keys below a line of their own, `[{name}]`")
+        } else {
+            help.to_owned()
         };
         let message = format!(
             "`{name}` must be {expected}, not {}",
@@ -399,7 +441,9 @@ fn kind(value: &Value) -> &'static str {
         Value::String(..) | Value::Char(..) => "a string",
         Value::Bool(..) => "true or false",
         Value::Num(_, number) => {
-            if number.to_i128().is_some() || number.to_u128().is_some() {
+            if number.to_i128().is_some_and(|number| number < 0) {
+                "a negative number"
+            } else if number.to_i128().is_some() || number.to_u128().is_some() {
                 "a number"
             } else {
                 "a number with a fraction"

@@ -46,8 +46,9 @@ impl Document {
             }
             Err(error) => {
                 let span = error.span().unwrap_or(text.len()..text.len());
-                let hidden: &[Range<usize>] = if may_be_secret(&text, span.start) {
-                    &[0..text.len() + 1]
+                let everything = 0..text.len() + 1;
+                let hidden = if may_be_secret(&text, span.start) {
+                    std::slice::from_ref(&everything)
                 } else {
                     &[]
                 };

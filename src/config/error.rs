@@ -194,14 +194,12 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// The known word that was most likely meant.
+/// The known word that was most likely meant: alike at all, and then with the fewest changes.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(word, candidate), candidate))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate)
+        .filter(|candidate| strsim::jaro_winkler(word, candidate) > 0.8)
+        .min_by_key(|candidate| strsim::damerau_levenshtein(word, candidate))
 }
 
 /// `` `a`, `b` or `c` ``

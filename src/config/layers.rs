@@ -96,10 +96,6 @@ pub(super) struct Layers {
 /// The process's environment, as far as [`load`](super::load) reads it: `PORT` and what begins with `COUNTERSIGN_`.
 ///
 /// Values that are not UTF-8 keep what can be read of them.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads the configuration's environment"
-)]
 pub fn environment() -> Vec<(String, String)> {
     env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
@@ -191,7 +187,7 @@ impl Layers {
         match self.origin(path) {
             Origin::File => self.in_file(path, point),
             Origin::Port => Place::Environment("PORT".into()),
-            Origin::Environment => Place::Environment(variable(&path.join("."))),
+            Origin::Environment => Place::Environment(variable_of(path)),
             Origin::Flags => Place::Flag(flag(path).into()),
             // Something is missing at the top: the file is where it belongs, if there is one.
             Origin::Default if path.len() < 2 => self.in_file(path, point),
@@ -251,7 +247,9 @@ impl Provider for Layer {
 
 fn parse(name: &str, text: String) -> Result<Document, Box<Problem>> {
     Document::parse(name, text).map_err(|error| {
-        let help = if error.message.contains("quoted") {
+        let help = if error.message.contains("string, expected") {
+            Some("text ends with the quote that it began with, on the same line")
+        } else if error.message.contains("quoted") || error.message.starts_with("invalid") {
             Some("text stands between quotes, as in `listen = \"127.0.0.1:8080\"`")
         } else if error.message.contains("duplicate") {
             Some("write each key and each `[table]` once; several routes are several `[[route]]`")
@@ -356,6 +354,16 @@ fn from_port(env: &[(String, String)]) -> Dict {
 
 fn variable(path: &str) -> String {
     format!("{PREFIX}{}", path.to_ascii_uppercase().replace('.', "__"))
+}
+
+/// The variable that gives a value. It gives lists whole.
+fn variable_of(path: &[String]) -> String {
+    let keys: Vec<&str> = path
+        .iter()
+        .map(String::as_str)
+        .take_while(|segment| segment.parse::<usize>().is_err())
+        .collect();
+    variable(&keys.join("."))
 }
 
 /// Keys that a variable can set: all but those inside lists.

@@ -36,7 +36,7 @@ impl Checker<'_> {
     /// All routes. What has faults is left out: then there are errors, and nobody uses the rest.
     pub(super) fn routes(&mut self, raw: &[RawRoute], limits: &Limits) -> Vec<RouteConfig> {
         let table = Key::of(&["route"]);
-        if raw.is_empty() && !self.given(&table) && !self.is_faulty(&Key::of(&["routes"])) {
+        if raw.is_empty() && !self.given(&table) {
             self.error(
                 &table,
                 "there is no route",
@@ -360,7 +360,7 @@ impl Checker<'_> {
                 "remove `secrets`, or name the scheme that the sender signs with",
             ),
             Some(scheme)
-                if scheme.needs_secret() && written.is_empty() && !self.is_faulty(&key) =>
+                if scheme.needs_secret() && written.is_empty() && !self.given_and_lost(&key) =>
             {
                 let name = scheme.name();
                 self.error(

@@ -334,7 +334,11 @@ impl Checker<'_> {
         }
         let room = limits.body_memory.saturating_add(limits.spool);
         let [memory, spool] = ["body_memory", "spool"].map(|name| Key::of(&["limits", name]));
-        if body > room && !self.is_faulty(&memory) && !self.is_faulty(&spool) {
+        if body > room
+            && limits.body_memory > 0
+            && !self.is_faulty(&memory)
+            && !self.is_faulty(&spool)
+        {
             // A default has no place to point at.
             let written = [key.clone(), spool, memory]
                 .into_iter()

@@ -148,6 +148,8 @@ fn a_secret_in_any_place_of_a_route_is_never_shown() {
         r#"secrets = [{ id = "a", env = "hunter2+/" }]"#,
         r#"secrets = [{ id = "a", credential = "hunter2+/" }]"#,
         "secrets = [{ id = \"a\", file = \"hunter2\\n\" }]",
+        "[[route.secrets]]\nid = \"a\"\nvalue = \"hunter2\"",
+        "[route.secrets]\nid = \"a\"\nvalue = \"hunter2\"",
         r#"token = ["hunter2"]"#,
         r#"signing_key = "hunter2""#,
         r#"api-key = { nested = "hunter2" }"#,
@@ -168,6 +170,25 @@ fn a_secret_in_any_place_of_a_route_is_never_shown() {
             serde_json::to_string(errors.problems()).unwrap(),
         ] {
             assert!(!shown.contains("hunter2"), "{line}\n{shown}");
+        }
+    }
+}
+
+/// An editor that saves in the middle, a full disk: every beginning of a file is judged, and shows no secret.
+#[test]
+fn half_written_files_are_judged_too() {
+    for name in [
+        "ok_everything",
+        "err_many",
+        "err_secret_value",
+        "err_tls_key_inline",
+    ] {
+        let text = fs::read_to_string(format!("tests/config/{name}.toml")).unwrap();
+        for (end, _) in text.char_indices() {
+            if let Err(errors) = with_env(&text[..end], &[]) {
+                let shown = errors.to_string();
+                assert!(!shown.contains("hunter"), "{name} up to {end}: {shown}");
+            }
         }
     }
 }
@@ -271,6 +292,13 @@ fn variables_are_named_in_errors() {
             "error: `threads` must be a whole number, zero or more, not a string\n\
              --> environment variable COUNTERSIGN_SERVER__THREADS\n \
              = help: write digits only, without quotes",
+        ),
+        (
+            "COUNTERSIGN_SERVER__LISTEN",
+            "[\"127.0.0.1:1\", \"x\"]",
+            "error: \"x\" is not an address to listen on\n\
+             --> environment variable COUNTERSIGN_SERVER__LISTEN\n \
+             = help: write an IP address and a port, such as `127.0.0.1:8080` or `[::]:8080`, or `unix:` and a path",
         ),
         (
             "COUNTERSIGN_SERVER__TLS__CERTIFICATE",
