@@ -1,14 +1,122 @@
 //! The configuration: read in layers, checked whole, reported whole.
 //!
-//! [`raw`] mirrors the file and knows no meaning. This module turns it into values that cannot be wrong. Secrets do not
-//! pass through here: a route holds the *sources* of its secrets.
+//! `raw` mirrors the file and knows no meaning; the checked types of this module cannot be wrong. [`load`] leads from one
+//! to the other. Secrets do not pass through here: a route holds the *sources* of its secrets, and nothing here looks
+//! whether they can be read.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+mod check;
+mod document;
+mod error;
+mod layers;
+mod raw;
+mod route;
+mod server;
+mod units;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use http::{HeaderName, Method, StatusCode};
 use ipnet::IpNet;
 
+pub use self::{
+    error::{ConfigErrors, Place, Position, Problem, Severity},
+    layers::environment,
+    raw::known_keys,
+};
 use crate::{clock::UnixTime, scheme::Scheme, secret::SecretSource};
+
+/// Where the configuration's text comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// This file and no other: nothing is searched for.
+    File(PathBuf),
+    /// This text, which was read from standard input.
+    Stdin(String),
+    /// No text: the flags describe one route.
+    None,
+}
+
+/// What the command line says. The flag of each field is its name with `-`, unless said otherwise.
+///
+/// `scheme`, `param`, `secret_*`, `upstream` and `path` make one route, named `default`, with `default` as key id.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// Name from the catalogue.
+    pub scheme: Option<String>,
+    /// Parameters of the scheme, each `NAME=VALUE`.
+    pub param: Vec<String>,
+    /// File with the signing secret.
+    pub secret_file: Option<PathBuf>,
+    /// Environment variable with it.
+    pub secret_env: Option<String>,
+    /// systemd credential with it.
+    pub secret_credential: Option<String>,
+    /// Where verified requests go.
+    pub upstream: Vec<String>,
+    /// Which targets; left out: `/*`.
+    pub path: Option<String>,
+    /// Where senders connect.
+    pub listen: Vec<String>,
+    /// Where metrics and health are served.
+    pub admin: Option<String>,
+    /// Certificate chain, PEM.
+    pub tls_certificate: Option<PathBuf>,
+    /// Its private key, PEM.
+    pub tls_key: Option<PathBuf>,
+    /// `json` or `text`.
+    pub log_format: Option<String>,
+    /// `error`, `warn`, `info` or `debug`.
+    pub log_level: Option<String>,
+}
+
+/// A configuration that can be used, with what should be looked at all the same.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Problems that stop nothing.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads all layers: defaults, then the source, then `env` (see [`environment`]), then `flags`; later ones win.
+///
+/// Touches no file but the source's.
+///
+/// # Errors
+/// Everything that is wrong. Only what cannot be read as TOML ends at its first fault.
+pub fn load(
+    source: &Source,
+    env: &[(String, String)],
+    flags: &Flags,
+) -> Result<Loaded, ConfigErrors> {
+    let mut problems = Vec::new();
+    let layers = layers::Layers::read(source, env, flags, &mut problems)
+        .map_err(|problem| ConfigErrors::new(vec![*problem]))?;
+    let mut checker = check::Checker::new(&layers, problems);
+    let raw = checker.read();
+    let server = checker.server(&raw.server);
+    let limits = checker.limits(&raw.limits);
+    let log = checker.log(&raw.log);
+    let routes = checker.routes(&raw.route, &limits);
+    checker.marks_differ(&server.mark, &routes);
+    let mut problems = checker.into_problems();
+    if problems
+        .iter()
+        .any(|problem| problem.severity == Severity::Error)
+    {
+        return Err(ConfigErrors::new(problems));
+    }
+    error::sort(&mut problems);
+    Ok(Loaded {
+        config: Config {
+            server,
+            limits,
+            log,
+            routes,
+        },
+        warnings: problems,
+    })
+}
 
 /// A configuration that was checked.
 #[derive(Debug, Clone)]
@@ -141,7 +249,7 @@ pub enum LogLevel {
 pub struct RouteConfig {
     /// Unique among the routes: letters, digits, `-`, `_`, `.`.
     pub name: String,
-    /// Lower-case host name without port; `None`: any.
+    /// Lower-case host name without port, IPv6 in brackets as in the `Host` field; `None`: any.
     pub host: Option<String>,
     /// Which targets.
     pub path: PathPattern,
@@ -240,5 +348,5 @@ pub enum UpstreamProtocol {
     Http2,
 }
 
-#[expect(dead_code, reason = "placeholder until the loader stands")]
-type Params = BTreeMap<String, String>;
+#[cfg(test)]
+mod tests;

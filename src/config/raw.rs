@@ -1,0 +1,352 @@
+//! The file's mirror: every key there is, with the type it is written in, and no meaning.
+//!
+//! All fields are optional here, because a faulty one is reported and left out before the rest is looked at.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
+};
+
+use crate::scheme::{
+    SchemeSpec,
+    spec::{SignatureSpec, TimestampSpec},
+};
+
+/// What holds where nobody says otherwise.
+pub(super) const DEFAULTS: &str = r#"
+[server]
+listen = ["127.0.0.1:8080"]
+admin = "127.0.0.1:9600"
+threads = 0
+drain = "30s"
+trusted_proxies = []
+mark = "Countersign-Verified"
+
+[limits]
+body = "64MiB"
+body_memory = "256MiB"
+spool = "4GiB"
+headers = "32KiB"
+head_timeout = "10s"
+body_timeout = "60s"
+body_min_rate = "1KiB/s"
+idle_timeout = "75s"
+connections = 10000
+http2_streams = 100
+
+[log]
+format = "json"
+level = "info"
+"#;
+
+/// The same for each route.
+pub(super) const ROUTE_DEFAULTS: &str = r#"
+methods = ["POST"]
+upstream_http = "auto"
+connect_timeout = "5s"
+connect_retry = "0s"
+timeout = "30s"
+read_timeout = "60s"
+keep_alive = "4s"
+idle_connections = 64
+reject_status = 401
+"#;
+
+/// Keys that this version does not know but that people will try, with what to say to them.
+pub(super) const TOMBSTONES: [(&str, &str); 6] = [
+    (
+        "replay",
+        "remove the table: repeated deliveries are not recognised yet, so the upstream must bear them",
+    ),
+    (
+        "route.replay",
+        "remove it: repeated deliveries are not recognised yet, so the upstream must bear them",
+    ),
+    (
+        "route.handshake",
+        "remove it: the upstream has to answer the provider's handshake, on a route of its own",
+    ),
+    (
+        "route.mode",
+        "remove it: every route refuses what it cannot verify",
+    ),
+    (
+        "route.rate_limit",
+        "remove it: limit rates in front of the gateway",
+    ),
+    (
+        "server.proxy_protocol",
+        "remove it, and have the load balancer send `X-Forwarded-For`, which `trusted_proxies` lets pass",
+    ),
+];
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawConfig {
+    pub(super) server: RawServer,
+    pub(super) limits: RawLimits,
+    pub(super) log: RawLog,
+    pub(super) route: Vec<RawRoute>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawServer {
+    pub(super) listen: Option<OneOrMany>,
+    pub(super) admin: Option<String>,
+    pub(super) threads: Option<Count>,
+    pub(super) drain: Option<DurationText>,
+    pub(super) trusted_proxies: Option<OneOrMany>,
+    pub(super) mark: Option<String>,
+    pub(super) tls: Option<RawTls>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawTls {
+    pub(super) certificate: Option<String>,
+    pub(super) private_key: Option<String>,
+    pub(super) certificates: Option<Vec<RawCertificate>>,
+    pub(super) client_ca: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawCertificate {
+    pub(super) certificate: Option<String>,
+    pub(super) private_key: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawLimits {
+    pub(super) body: Option<SizeText>,
+    pub(super) body_memory: Option<SizeText>,
+    pub(super) spool_dir: Option<String>,
+    pub(super) spool: Option<SizeText>,
+    pub(super) headers: Option<SizeText>,
+    pub(super) head_timeout: Option<DurationText>,
+    pub(super) body_timeout: Option<DurationText>,
+    pub(super) body_min_rate: Option<RateText>,
+    pub(super) idle_timeout: Option<DurationText>,
+    pub(super) connections: Option<Count>,
+    pub(super) http2_streams: Option<Count>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawLog {
+    pub(super) format: Option<String>,
+    pub(super) level: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawRoute {
+    pub(super) name: Option<String>,
+    pub(super) host: Option<String>,
+    pub(super) path: Option<String>,
+    pub(super) methods: Option<OneOrMany>,
+    pub(super) scheme: Option<RawScheme>,
+    pub(super) params: Option<BTreeMap<String, String>>,
+    pub(super) secrets: Option<Vec<RawSecret>>,
+    pub(super) upstream: Option<OneOrMany>,
+    pub(super) upstream_http: Option<String>,
+    pub(super) upstream_ca: Option<String>,
+    pub(super) upstream_certificate: Option<String>,
+    pub(super) upstream_key: Option<String>,
+    pub(super) upstream_name: Option<String>,
+    pub(super) connect_timeout: Option<DurationText>,
+    pub(super) connect_retry: Option<DurationText>,
+    pub(super) timeout: Option<DurationText>,
+    pub(super) read_timeout: Option<DurationText>,
+    pub(super) keep_alive: Option<DurationText>,
+    pub(super) idle_connections: Option<Count>,
+    pub(super) tolerance: Option<DurationText>,
+    pub(super) body: Option<SizeText>,
+    pub(super) reject_status: Option<Count>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawSecret {
+    pub(super) id: Option<String>,
+    pub(super) file: Option<String>,
+    pub(super) env: Option<String>,
+    pub(super) credential: Option<String>,
+    pub(super) not_before: Option<String>,
+    pub(super) not_after: Option<String>,
+}
+
+/// A name from the catalogue, or a scheme written out.
+#[derive(Debug)]
+pub(super) enum RawScheme {
+    Name(String),
+    Table(Box<SchemeSpec>),
+}
+
+impl<'de> Deserialize<'de> for RawScheme {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = RawScheme;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a scheme or a table")
+            }
+            fn visit_str<E>(self, name: &str) -> Result<RawScheme, E> {
+                Ok(RawScheme::Name(name.to_owned()))
+            }
+            // Not an untagged enum: that would lose the place of errors inside the table.
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawScheme, A::Error> {
+                SchemeSpec::deserialize(MapAccessDeserializer::new(map))
+                    .map(|spec| RawScheme::Table(Box::new(spec)))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// One string, or a list of them.
+#[derive(Debug)]
+pub(super) struct OneOrMany {
+    pub(super) values: Vec<String>,
+    /// Written as a list, so that a place in it can be pointed at.
+    pub(super) listed: bool,
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = OneOrMany;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+            fn visit_str<E>(self, value: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany {
+                    values: vec![value.to_owned()],
+                    listed: false,
+                })
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = list.next_element()? {
+                    values.push(value);
+                }
+                Ok(OneOrMany {
+                    values,
+                    listed: true,
+                })
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// A whole number, zero or more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Count(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Count {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl Visitor<'_> for Reader {
+            type Value = Count;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number, zero or more")
+            }
+            fn visit_u64<E>(self, number: u64) -> Result<Count, E> {
+                Ok(Count(number))
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<Count, E> {
+                u64::try_from(number)
+                    .map(Count)
+                    .map_err(|_| E::invalid_value(de::Unexpected::Signed(number), &self))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// Makes string types that differ in what an error says was expected. A bare `0` needs no unit where `$zero` is true.
+macro_rules! quantity {
+    ($name:ident, $expecting:literal, $zero:literal) => {
+        #[derive(Debug)]
+        pub(super) struct $name(pub(super) String);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Reader;
+                impl Visitor<'_> for Reader {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+                    fn visit_str<E>(self, text: &str) -> Result<$name, E> {
+                        Ok($name(text.to_owned()))
+                    }
+                    fn visit_i64<E: de::Error>(self, number: i64) -> Result<$name, E> {
+                        if number == 0 && $zero {
+                            return Ok($name("0".to_owned()));
+                        }
+                        Err(E::invalid_type(de::Unexpected::Signed(number), &self))
+                    }
+                }
+                deserializer.deserialize_any(Reader)
+            }
+        }
+    };
+}
+
+quantity!(DurationText, "a duration", false);
+quantity!(SizeText, "a size", true);
+quantity!(RateText, "a rate", true);
+
+/// Every key of the file, dotted, without the places in lists: `server.listen`, `route.secrets.id`.
+pub fn known_keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    let mut add = |prefix: &str, fields: &[&str]| {
+        keys.extend(fields.iter().map(|field| format!("{prefix}{field}")));
+    };
+    add("server.", fields::<RawServer>());
+    add("server.tls.", fields::<RawTls>());
+    add("server.tls.certificates.", fields::<RawCertificate>());
+    add("limits.", fields::<RawLimits>());
+    add("log.", fields::<RawLog>());
+    add("route.", fields::<RawRoute>());
+    add("route.secrets.", fields::<RawSecret>());
+    add("route.scheme.", fields::<SchemeSpec>());
+    add("route.scheme.signature.", fields::<SignatureSpec>());
+    add("route.scheme.timestamp.", fields::<TimestampSpec>());
+    keys
+}
+
+/// The fields of a derived type, asked of the derivation itself: no list to forget.
+fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+    struct Asker<'a>(&'a mut &'static [&'static str]);
+    impl<'de> Deserializer<'de> for Asker<'_> {
+        type Error = de::value::Error;
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(de::Error::custom("only the fields are wanted"))
+        }
+        fn deserialize_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            fields: &'static [&'static str],
+            visitor: V,
+        ) -> Result<V::Value, Self::Error> {
+            *self.0 = fields;
+            self.deserialize_any(visitor)
+        }
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+        }
+    }
+    let mut found: &'static [&'static str] = &[];
+    // The outcome is an error by construction; the fields have arrived by then.
+    let _ = T::deserialize(Asker(&mut found));
+    found
+}
