@@ -30,7 +30,10 @@ pub async fn serve(listener: Listener, gateway: Arc<Gateway>, stopping: Cancella
                 let response = answer(&request, &gateway, stopping.is_cancelled());
                 async { Ok::<_, Infallible>(response) }
             });
-            let connection = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).serve_connection(TokioIo::new(wire), service);
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(wire), service);
             let _ = connection.await;
         }));
     }
@@ -38,24 +41,48 @@ pub async fn serve(listener: Listener, gateway: Arc<Gateway>, stopping: Cancella
 
 fn answer(request: &Request<Incoming>, gateway: &Gateway, stopping: bool) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n".into());
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        let mut response = text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "method not allowed\n".into(),
+        );
+        response
+            .headers_mut()
+            .insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
     match request.uri().path() {
         "/livez" => text(StatusCode::OK, TEXT, "ok\n".into()),
-        "/readyz" | "/healthz" => readiness(gateway, stopping, request.uri().query().is_some_and(|query| query.split('&').any(|word| word == "verbose"))),
+        "/readyz" | "/healthz" => readiness(
+            gateway,
+            stopping,
+            request
+                .uri()
+                .query()
+                .is_some_and(|query| query.split('&').any(|word| word == "verbose")),
+        ),
         "/metrics" => {
-            let metrics = gateway.telemetry.metrics.render(&gateway.snapshot.bodies, gateway.telemetry.requests.sink());
+            let metrics = gateway
+                .telemetry
+                .metrics
+                .render(&gateway.snapshot.bodies, gateway.telemetry.requests.sink());
             text(StatusCode::OK, OPENMETRICS, metrics)
         }
-        _ => text(StatusCode::NOT_FOUND, TEXT, "not found; there are /livez, /readyz and /metrics\n".into()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            "not found; there are /livez, /readyz and /metrics\n".into(),
+        ),
     }
 }
 
 /// 200 while requests are taken. A route without a usable secret closes itself, not the process.
 fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<Bytes>> {
-    let status = if stopping { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let status = if stopping {
+        StatusCode::SERVICE_UNAVAILABLE
+    } else {
+        StatusCode::OK
+    };
     let verdict = if stopping { "draining" } else { "ok" };
     if !verbose {
         return text(status, TEXT, format!("{verdict}\n"));
@@ -64,7 +91,10 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
     for route in gateway.snapshot.routes.iter() {
         let line = match (route.scheme.needs_secret(), route.keys.len()) {
             (false, _) => format!("[!] route {}: unsigned by configuration\n", route.name),
-            (true, 0) => format!("[-] route {}: no usable secret, answers 503; see `countersign check`\n", route.name),
+            (true, 0) => format!(
+                "[-] route {}: no usable secret, answers 503; see `countersign check`\n",
+                route.name
+            ),
             (true, keys) => format!("[+] route {}: {keys} usable secret(s)\n", route.name),
         };
         checks.push_str(&line);
@@ -76,6 +106,8 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
 fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }

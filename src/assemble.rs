@@ -43,7 +43,10 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
     for (index, route_config) in config.routes.iter().enumerate() {
         let route = Route::new(index, route_config, keys(route_config, &mut findings));
         counters.push(metrics.route(&route));
-        upstreams.push(Upstream::new(&route_config.upstream).with_context(|| format!("route {}", route_config.name))?);
+        upstreams.push(
+            Upstream::new(&route_config.upstream)
+                .with_context(|| format!("route {}", route_config.name))?,
+        );
         routes.push((route_config.host.clone(), route_config.path.clone(), route));
     }
     let limits = &config.limits;
@@ -51,14 +54,31 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         routes: RouteTable::new(routes),
         upstreams,
         counters,
-        bodies: BodyStore::new(BodyStoreConfig { memory: limits.body_memory, spool_dir: limits.spool_dir.clone(), spool: limits.spool }),
-        pace: Pace { gap: limits.body_timeout, bytes_per_second_min: limits.body_min_rate },
+        bodies: BodyStore::new(BodyStoreConfig {
+            memory: limits.body_memory,
+            spool_dir: limits.spool_dir.clone(),
+            spool: limits.spool,
+        }),
+        pace: Pace {
+            gap: limits.body_timeout,
+            bytes_per_second_min: limits.body_min_rate,
+        },
         head_bytes_max: limits.headers as usize,
         identity: Identity::new(&config.server.mark),
         built: clock.now(),
     };
-    let telemetry = Telemetry { metrics: Arc::new(metrics), requests: RequestLog::new(sink, config.log.format, config.log.level) };
-    Ok((Gateway { snapshot, clock: Box::new(clock), telemetry }, findings))
+    let telemetry = Telemetry {
+        metrics: Arc::new(metrics),
+        requests: RequestLog::new(sink, config.log.format, config.log.level),
+    };
+    Ok((
+        Gateway {
+            snapshot,
+            clock: Box::new(clock),
+            telemetry,
+        },
+        findings,
+    ))
 }
 
 /// Reads a route's secrets and makes keys of those that can be used.
@@ -66,17 +86,38 @@ fn keys(config: &RouteConfig, findings: &mut Vec<Finding>) -> Vec<crate::route::
     let mut keys = Vec::new();
     for secret in &config.secrets {
         let mut found = |unusable, text| {
-            findings.push(Finding { route: config.name.clone(), key: Some(secret.id.clone()), unusable, text });
+            findings.push(Finding {
+                route: config.name.clone(),
+                key: Some(secret.id.clone()),
+                unusable,
+                text,
+            });
         };
         match secret.source.read() {
             Ok(loaded) => {
                 if loaded.line_end_stripped {
-                    found(false, format!("{}: the line end after the secret was left out; write the file without one", secret.source));
+                    found(
+                        false,
+                        format!(
+                            "{}: the line end after the secret was left out; write the file without one",
+                            secret.source
+                        ),
+                    );
                 }
                 if loaded.outer_white_space {
-                    found(false, format!("{}: the secret begins or ends with white space, which is part of the key", secret.source));
+                    found(
+                        false,
+                        format!(
+                            "{}: the secret begins or ends with white space, which is part of the key",
+                            secret.source
+                        ),
+                    );
                 }
-                keys.push(crate::route::RouteKey::new(config, secret, config.scheme.key(&loaded.secret)));
+                keys.push(crate::route::RouteKey::new(
+                    config,
+                    secret,
+                    config.scheme.key(&loaded.secret),
+                ));
             }
             Err(error) => found(true, format!("{} {}", secret.source, Chain(&error))),
         }

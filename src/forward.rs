@@ -47,7 +47,16 @@ const HOP_BY_HOP: [HeaderName; 11] = [
 
 /// Folded names that only we, the connection, or a trusted proxy may set. Under any other spelling than the plain one they
 /// would reach a CGI-style upstream as the same variable, so other spellings are dropped.
-const FOLDED_RESERVED: [&str; 8] = ["content_length", "content_type", "transfer_encoding", "host", "connection", "via", "forwarded", "authorization"];
+const FOLDED_RESERVED: [&str; 8] = [
+    "content_length",
+    "content_type",
+    "transfer_encoding",
+    "host",
+    "connection",
+    "via",
+    "forwarded",
+    "authorization",
+];
 
 /// What forwarding needs to know of the gateway itself.
 #[derive(Debug, Clone)]
@@ -66,13 +75,20 @@ impl Identity {
         let mut random = [0; 8];
         // Only tells instances apart.
         let _ = aws_lc_rs::rand::fill(&mut random);
-        Self { mark: mark.clone(), mark_folded: fold(mark), instance: data_encoding::HEXLOWER.encode(&random) }
+        Self {
+            mark: mark.clone(),
+            mark_folded: fold(mark),
+            instance: data_encoding::HEXLOWER.encode(&random),
+        }
     }
 
     /// Whether a `Via` header says that the request was here before.
     pub fn passed_before(&self, headers: &HeaderMap) -> bool {
         let own = format!("countersign ({})", self.instance);
-        headers.get_all(header::VIA).iter().any(|via| String::from_utf8_lossy(via.as_bytes()).contains(&own))
+        headers
+            .get_all(header::VIA)
+            .iter()
+            .any(|via| String::from_utf8_lossy(via.as_bytes()).contains(&own))
     }
 }
 
@@ -80,17 +96,30 @@ impl Identity {
 ///
 /// # Errors
 /// Upstream unreachable, broken, or too slow.
-pub async fn send(admitted: Admitted<'_>, upstreams: &[Upstream], identity: &Identity) -> (Result<Response<UpstreamBody>, Rejection>, Lease) {
+pub async fn send(
+    admitted: Admitted<'_>,
+    upstreams: &[Upstream],
+    identity: &Identity,
+) -> (Result<Response<UpstreamBody>, Rejection>, Lease) {
     let (verified, lease) = admitted.into_parts();
     let route = verified.route();
     let standing = verified.standing();
     let (id, at) = (verified.id(), verified.at());
     let (head, body) = verified.into_message();
     let mut headers = outbound_headers(&head, route, identity);
-    headers.insert(REQUEST_ID, value(id.as_hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer())));
+    headers.insert(
+        REQUEST_ID,
+        value(
+            id.as_hyphenated()
+                .encode_lower(&mut uuid::Uuid::encode_buffer()),
+        ),
+    );
     if let Standing::Proven(proof) = standing {
         let prefix = &route.keys[proof.key()].mark_prefix;
-        headers.insert(identity.mark.clone(), value(&format!("{prefix}{}", at.secs())));
+        headers.insert(
+            identity.mark.clone(),
+            value(&format!("{prefix}{}", at.secs())),
+        );
     }
     let mut request = Request::new(body.into_stream());
     *request.method_mut() = head.method;
@@ -112,7 +141,11 @@ pub async fn send(admitted: Admitted<'_>, upstreams: &[Upstream], identity: &Ide
 pub fn outbound_headers(head: &Head, route: &Route, identity: &Identity) -> HeaderMap {
     let mut headers = head.headers.clone();
     strip_hop_by_hop(&mut headers);
-    let forged: Vec<_> = headers.keys().filter(|name| is_reserved(name, route, identity, head.peer.trusted)).cloned().collect();
+    let forged: Vec<_> = headers
+        .keys()
+        .filter(|name| is_reserved(name, route, identity, head.peer.trusted))
+        .cloned()
+        .collect();
     for name in forged {
         headers.remove(name);
     }
@@ -140,20 +173,32 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// Whether a sender may not set this header, or not in this spelling.
 fn is_reserved(name: &HeaderName, route: &Route, identity: &Identity, trusted: bool) -> bool {
     let text = name.as_str();
-    let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     // Nearly all names end here: plainly spelled, and none of ours.
-    if plain && !text.starts_with(['c', 'x', 'f', 'v']) && !identity.mark.as_str().starts_with(&text[..1]) {
+    if plain
+        && !text.starts_with(['c', 'x', 'f', 'v'])
+        && !identity.mark.as_str().starts_with(&text[..1])
+    {
         return false;
     }
     let folded = fold(name);
-    if folded.starts_with(OWN_PREFIX) || folded == identity.mark_folded || folded == "client_cert" || folded == "client_cert_chain" {
+    if folded.starts_with(OWN_PREFIX)
+        || folded == identity.mark_folded
+        || folded == "client_cert"
+        || folded == "client_cert_chain"
+    {
         return true;
     }
     let about_hops = folded.starts_with("x_forwarded_") || folded == "forwarded" || folded == "via";
     if plain {
         return about_hops && !trusted;
     }
-    about_hops || FOLDED_RESERVED.contains(&folded.as_str()) || route.folded_scheme_headers.contains(&folded) && !route.scheme.headers().any(|own| own == name)
+    about_hops
+        || FOLDED_RESERVED.contains(&folded.as_str())
+        || route.folded_scheme_headers.contains(&folded)
+            && !route.scheme.headers().any(|own| own == name)
 }
 
 /// HTTP/2 senders may split `Cookie`; HTTP/1.1 has one (RFC 9113, 8.2.3).
@@ -161,7 +206,11 @@ fn join_cookies(headers: &mut HeaderMap) {
     if let Entry::Occupied(mut cookies) = headers.entry(header::COOKIE)
         && cookies.iter().nth(1).is_some()
     {
-        let joined = cookies.iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+        let joined = cookies
+            .iter()
+            .map(HeaderValue::as_bytes)
+            .collect::<Vec<_>>()
+            .join(&b"; "[..]);
         if let Ok(joined) = HeaderValue::from_bytes(&joined) {
             cookies.insert(joined);
         }
@@ -172,13 +221,22 @@ fn join_cookies(headers: &mut HeaderMap) {
 ///
 /// What a trusted proxy wrote is extended; of anybody else nothing is left by now.
 fn add_hops(headers: &mut HeaderMap, head: &Head, identity: &Identity) {
-    let Peer { address, tls, certificate, .. } = &head.peer;
+    let Peer {
+        address,
+        tls,
+        certificate,
+        ..
+    } = &head.peer;
     let proto = if *tls { "https" } else { "http" };
     if let Some(address) = address {
         extend_list(headers, X_FORWARDED_FOR, &address.to_string());
     }
-    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(proto));
-    headers.entry(X_FORWARDED_HOST).or_insert_with(|| head.host.clone());
+    headers
+        .entry(X_FORWARDED_PROTO)
+        .or_insert(HeaderValue::from_static(proto));
+    headers
+        .entry(X_FORWARDED_HOST)
+        .or_insert_with(|| head.host.clone());
     let mut forwarded = String::with_capacity(64);
     let node = match address {
         Some(IpAddr::V4(address)) => address.to_string(),
@@ -194,7 +252,11 @@ fn add_hops(headers: &mut HeaderMap, head: &Head, identity: &Identity) {
         Version::HTTP_10 => "1.0",
         _ => "1.1",
     };
-    extend_list(headers, header::VIA, &format!("{version} countersign ({})", identity.instance));
+    extend_list(
+        headers,
+        header::VIA,
+        &format!("{version} countersign ({})", identity.instance),
+    );
     if let Some(certificate) = certificate {
         headers.insert(CLIENT_CERT, certificate.clone());
     }
@@ -219,7 +281,9 @@ fn inbound_answer(mut response: Response<UpstreamBody>) -> Response<UpstreamBody
     let length = response.headers_mut().remove(header::CONTENT_LENGTH);
     strip_hop_by_hop(response.headers_mut());
     if let Some(length) = length {
-        response.headers_mut().insert(header::CONTENT_LENGTH, length);
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, length);
     }
     *response.version_mut() = Version::HTTP_11;
     response

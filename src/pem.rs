@@ -14,7 +14,10 @@ pub fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>>
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .with_context(|| format!("{}: the certificates cannot be read", path.display()))?;
     if certificates.is_empty() {
-        bail!("{}: holds no certificate; a `-----BEGIN CERTIFICATE-----` block is needed", path.display());
+        bail!(
+            "{}: holds no certificate; a `-----BEGIN CERTIFICATE-----` block is needed",
+            path.display()
+        );
     }
     Ok(certificates)
 }
@@ -24,5 +27,6 @@ pub fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>>
 /// # Errors
 /// If the file cannot be read or holds no key.
 pub fn private_key(path: &Path) -> anyhow::Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_file(path).with_context(|| format!("{}: the private key cannot be read", path.display()))
+    PrivateKeyDer::from_pem_file(path)
+        .with_context(|| format!("{}: the private key cannot be read", path.display()))
 }

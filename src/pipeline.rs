@@ -46,22 +46,34 @@ pub struct Gateway {
 /// The stages of one request. Each takes what the one before proved.
 ///
 /// The order is a decision: whatever needs no body comes before its first byte is read, which is also when `100 Continue` goes out.
-async fn handle(s: &Snapshot, received: Received<'_>, event: &mut RequestEvent) -> Result<Response<UpstreamBody>, Rejection> {
+async fn handle(
+    s: &Snapshot,
+    received: Received<'_>,
+    event: &mut RequestEvent,
+) -> Result<Response<UpstreamBody>, Rejection> {
     let head = &received.head;
     if s.identity.passed_before(&head.headers) {
         return Err(Rejection::Loop);
     }
-    let route = s.routes.find(&head.host_name, &head.target).ok_or(Rejection::NoRoute)?;
+    let route = s
+        .routes
+        .find(&head.host_name, &head.target)
+        .ok_or(Rejection::NoRoute)?;
     event.route = Some(route.index);
-    route.check_method(&head.method).map_err(|allow| Rejection::MethodNotAllowed { allow })?;
+    route
+        .check_method(&head.method)
+        .map_err(|allow| Rejection::MethodNotAllowed { allow })?;
     let keys = route.usable_keys(received.at);
     if keys.is_empty() && route.scheme.needs_secret() {
         return Err(Rejection::NoUsableSecret);
     }
-    let claim = route.scheme.claim(&head.headers, received.at).map_err(|error| Rejection::NotVerified {
-        fault: SignatureFault::Claim(error),
-        status: route.reject_status,
-    })?;
+    let claim = route
+        .scheme
+        .claim(&head.headers, received.at)
+        .map_err(|error| Rejection::NotVerified {
+            fault: SignatureFault::Claim(error),
+            status: route.reject_status,
+        })?;
 
     let request = receive::collect(received, route, claim, keys, &s.bodies, s.pace).await?;
     event.body_received(&request);
@@ -71,13 +83,19 @@ async fn handle(s: &Snapshot, received: Received<'_>, event: &mut RequestEvent) 
 
     let admitted = replay::admit(verified);
     let sent = Instant::now();
-    let (outcome, replay::Lease::NotRequired) = forward::send(admitted, &s.upstreams, &s.identity).await;
+    let (outcome, replay::Lease::NotRequired) =
+        forward::send(admitted, &s.upstreams, &s.identity).await;
     event.upstream = Some(sent.elapsed());
     outcome
 }
 
 /// Serves one request: always an answer, always one event.
-pub async fn serve(gateway: Arc<Gateway>, peer: Peer, request: Request<Incoming>, closing: bool) -> Response<AnswerBody> {
+pub async fn serve(
+    gateway: Arc<Gateway>,
+    peer: Peer,
+    request: Request<Incoming>,
+    closing: bool,
+) -> Response<AnswerBody> {
     let at = gateway.clock.now();
     let id = new_id(at);
     let http1 = request.version() < Version::HTTP_2;
@@ -98,26 +116,43 @@ pub async fn serve(gateway: Arc<Gateway>, peer: Peer, request: Request<Incoming>
             // Until the answer has gone out whole, it is an answer cut short.
             report.event.outcome = Outcome::Cut;
             report.event.blame = Some(Blame::Upstream);
-            response.map(|upstream| AnswerBody { kind: AnswerKind::Upstream(upstream), report: Some(report) })
+            response.map(|upstream| AnswerBody {
+                kind: AnswerKind::Upstream(upstream),
+                report: Some(report),
+            })
         }
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
             if http1 && (expects_continue || !drained(&mut body).await) {
                 // What follows on this connection is a body that nobody will read.
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                response
+                    .headers_mut()
+                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             drop(report);
-            response.map(|body| AnswerBody { kind: AnswerKind::Own(Some(body)), report: None })
+            response.map(|body| AnswerBody {
+                kind: AnswerKind::Own(Some(body)),
+                report: None,
+            })
         }
     };
     if closing && http1 {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }
 
-fn received<'b>(parts: Parts, peer: Peer, body: &'b mut Incoming, id: Uuid, at: UnixTime, s: &Snapshot) -> Result<Received<'b>, Rejection> {
+fn received<'b>(
+    parts: Parts,
+    peer: Peer,
+    body: &'b mut Incoming,
+    id: Uuid,
+    at: UnixTime,
+    s: &Snapshot,
+) -> Result<Received<'b>, Rejection> {
     let head = Head::new(parts, peer, s.head_bytes_max)?;
     Ok(Received { head, body, id, at })
 }
@@ -127,7 +162,11 @@ async fn drained(body: &mut Incoming) -> bool {
     if body.is_end_stream() {
         return true;
     }
-    if body.size_hint().upper().is_none_or(|announced| announced > DRAIN_BYTES_MAX) {
+    if body
+        .size_hint()
+        .upper()
+        .is_none_or(|announced| announced > DRAIN_BYTES_MAX)
+    {
         return false;
     }
     let rest = async { while let Some(Ok(_)) = body.frame().await {} };
@@ -139,7 +178,8 @@ fn new_id(at: UnixTime) -> Uuid {
     let mut random = [0; 10];
     // Without randomness ids would repeat, which breaks nothing but the search for them.
     let _ = aws_lc_rs::rand::fill(&mut random);
-    uuid::Builder::from_unix_timestamp_millis(u64::try_from(at.millis()).unwrap_or(0), &random).into_uuid()
+    uuid::Builder::from_unix_timestamp_millis(u64::try_from(at.millis()).unwrap_or(0), &random)
+        .into_uuid()
 }
 
 /// Tells of the request when it is dropped: after the last byte of the answer, or when the sender has left.
@@ -150,10 +190,22 @@ struct Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let Gateway { snapshot, telemetry, .. } = &*self.gateway;
+        let Gateway {
+            snapshot,
+            telemetry,
+            ..
+        } = &*self.gateway;
         telemetry.metrics.inflight.dec();
-        let route = self.event.route.and_then(|place| snapshot.routes.iter().nth(place).zip(snapshot.counters.get(place)));
-        telemetry.requests.finish(&self.event, &telemetry.metrics, route);
+        let route = self.event.route.and_then(|place| {
+            snapshot
+                .routes
+                .iter()
+                .nth(place)
+                .zip(snapshot.counters.get(place))
+        });
+        telemetry
+            .requests
+            .finish(&self.event, &telemetry.metrics, route);
     }
 }
 
@@ -181,10 +233,15 @@ impl Body for AnswerBody {
     type Data = Bytes;
     type Error = ResponseError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = &mut *self;
         let frame = match &mut this.kind {
-            AnswerKind::Own(body) => return Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
+            AnswerKind::Own(body) => {
+                return Poll::Ready(body.take().map(|body| Ok(Frame::data(body))));
+            }
             AnswerKind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
         match &frame {
@@ -210,7 +267,9 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            AnswerKind::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64)),
+            AnswerKind::Own(body) => {
+                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
+            }
             AnswerKind::Upstream(body) => body.size_hint(),
         }
     }

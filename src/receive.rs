@@ -71,15 +71,27 @@ impl Head {
     /// [`Rejection::HeadMalformed`], [`Rejection::HeadTooLarge`], [`Rejection::TargetTooLong`].
     pub fn new(parts: Parts, peer: Peer, head_bytes_max: usize) -> Result<Self, Rejection> {
         let malformed = Err;
-        let Parts { method, uri, version, headers, extensions, .. } = parts;
+        let Parts {
+            method,
+            uri,
+            version,
+            headers,
+            extensions,
+            ..
+        } = parts;
         let path_and_query = match uri.path_and_query() {
-            Some(path_and_query) if path_and_query.as_str().starts_with('/') => path_and_query.clone(),
+            Some(path_and_query) if path_and_query.as_str().starts_with('/') => {
+                path_and_query.clone()
+            }
             _ => return malformed(Rejection::HeadMalformed("the request target is not a path")),
         };
         if path_and_query.as_str().len() > head_bytes_max {
             return Err(Rejection::TargetTooLong);
         }
-        let head_bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+        let head_bytes = headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 4)
+            .sum::<usize>();
         if head_bytes + path_and_query.as_str().len() > head_bytes_max {
             return Err(Rejection::HeadTooLarge);
         }
@@ -88,33 +100,59 @@ impl Head {
         if let Some(coding) = codings.next()
             && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
         {
-            return malformed(Rejection::HeadMalformed("Transfer-Encoding is not one plain `chunked`"));
+            return malformed(Rejection::HeadMalformed(
+                "Transfer-Encoding is not one plain `chunked`",
+            ));
         }
         let (host, authority) = host_of(&headers, &uri, version)?;
-        let host_name = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
-        Ok(Self { method, target: Uri::from(path_and_query), version, headers, extensions, host, host_name, peer })
+        let host_name = authority.host().to_ascii_lowercase();
+        Ok(Self {
+            method,
+            target: Uri::from(path_and_query),
+            version,
+            headers,
+            extensions,
+            host,
+            host_name,
+            peer,
+        })
     }
 }
 
 /// The one host that the request names.
-fn host_of(headers: &HeaderMap, uri: &Uri, version: Version) -> Result<(HeaderValue, Authority), Rejection> {
+fn host_of(
+    headers: &HeaderMap,
+    uri: &Uri,
+    version: Version,
+) -> Result<(HeaderValue, Authority), Rejection> {
     let mut values = headers.get_all(header::HOST).iter();
     let field = values.next();
     if values.next().is_some() {
         return Err(Rejection::HeadMalformed("more than one Host header"));
     }
     let host = match (field, uri.authority()) {
-        (Some(field), Some(authority)) if !field.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
-            return Err(Rejection::HeadMalformed("the target names another host than the Host header"));
+        (Some(field), Some(authority))
+            if !field
+                .as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
+            return Err(Rejection::HeadMalformed(
+                "the target names another host than the Host header",
+            ));
         }
         (Some(field), _) => field.clone(),
-        (None, Some(authority)) if version == Version::HTTP_2 => HeaderValue::from_str(authority.as_str())
-            .map_err(|_| Rejection::HeadMalformed("the authority is not a host"))?,
+        (None, Some(authority)) if version == Version::HTTP_2 => {
+            HeaderValue::from_str(authority.as_str())
+                .map_err(|_| Rejection::HeadMalformed("the authority is not a host"))?
+        }
         (None, _) => return Err(Rejection::HeadMalformed("no Host header")),
     };
-    let authority = Authority::try_from(host.as_bytes()).map_err(|_| Rejection::HeadMalformed("the Host header is not a host"))?;
+    let authority = Authority::try_from(host.as_bytes())
+        .map_err(|_| Rejection::HeadMalformed("the Host header is not a host"))?;
     if authority.as_str().contains('@') {
-        return Err(Rejection::HeadMalformed("the Host header holds user information"));
+        return Err(Rejection::HeadMalformed(
+            "the Host header holds user information",
+        ));
     }
     Ok((host, authority))
 }
@@ -163,7 +201,10 @@ impl Unverified<'_> {
 
 impl fmt::Debug for Unverified<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Unverified").field("route", &self.route.name).field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Unverified")
+            .field("route", &self.route.name)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -189,7 +230,9 @@ pub async fn collect<'s>(
         return Err(Rejection::BodyTooLarge { limit });
     }
     let signed_at = claim.timestamp();
-    let mut check = route.scheme.start(claim, keys.iter().map(|place| &route.keys[*place].key));
+    let mut check = route
+        .scheme
+        .start(claim, keys.iter().map(|place| &route.keys[*place].key));
     let mut writer = bodies.writer();
     let mut meter = PaceMeter::new(pace);
     while let Some(piece) = meter.next(body).await? {
@@ -200,7 +243,16 @@ pub async fn collect<'s>(
         writer.push(piece).await.map_err(Rejection::Store)?;
     }
     let body = writer.finish().await.map_err(Rejection::Store)?;
-    Ok(Unverified { route, head, id, at, body, check, keys, signed_at })
+    Ok(Unverified {
+        route,
+        head,
+        id,
+        at,
+        body,
+        check,
+        keys,
+        signed_at,
+    })
 }
 
 /// Watches the rate of one body. Only time spent waiting for the sender counts.
@@ -225,7 +277,9 @@ impl PaceMeter {
     /// The next piece of data; `None` at the end. Trailers are read and dropped: nothing signs them.
     async fn next(&mut self, body: &mut Incoming) -> Result<Option<Bytes>, Rejection> {
         while !body.is_end_stream() {
-            let Some(frame) = self.wait(body).await? else { break };
+            let Some(frame) = self.wait(body).await? else {
+                break;
+            };
             if let Ok(data) = frame.into_data() {
                 self.received += data.len() as u64;
                 self.window_bytes += data.len() as u64;
@@ -241,7 +295,11 @@ impl PaceMeter {
             let patience = gap_left.min(PACE_WINDOW);
             let began = Instant::now();
             let frame = timeout(patience, body.frame()).await;
-            let waited = if frame.is_ok() { began.elapsed() } else { patience };
+            let waited = if frame.is_ok() {
+                began.elapsed()
+            } else {
+                patience
+            };
             self.window_waited += waited;
             gap_left = gap_left.saturating_sub(waited);
             if let Ok(frame) = frame {
@@ -260,7 +318,10 @@ impl PaceMeter {
         if self.window_waited < PACE_WINDOW {
             return Ok(());
         }
-        let wanted = self.pace.bytes_per_second_min.saturating_mul(self.window_waited.as_secs());
+        let wanted = self
+            .pace
+            .bytes_per_second_min
+            .saturating_mul(self.window_waited.as_secs());
         if self.window_bytes < wanted {
             return Err(self.too_slow());
         }
@@ -270,6 +331,8 @@ impl PaceMeter {
     }
 
     fn too_slow(&self) -> Rejection {
-        Rejection::BodyTooSlow { received: self.received }
+        Rejection::BodyTooSlow {
+            received: self.received,
+        }
     }
 }

@@ -78,24 +78,90 @@ struct Answer {
 impl Rejection {
     /// The one table from cause to answer. No `_` arm: a new variant must be decided here.
     fn answer(&self) -> Answer {
-        let answer = |status, code, title| Answer { status, code, title, retry_after: None };
-        let later = |status, code, title| Answer { status, code, title, retry_after: Some("5") };
+        let answer = |status, code, title| Answer {
+            status,
+            code,
+            title,
+            retry_after: None,
+        };
+        let later = |status, code, title| Answer {
+            status,
+            code,
+            title,
+            retry_after: Some("5"),
+        };
         match self {
-            Self::HeadMalformed(_) => answer(StatusCode::BAD_REQUEST, "malformed", "The request is malformed"),
-            Self::TargetTooLong => answer(StatusCode::URI_TOO_LONG, "target_too_long", "The request target is too long"),
-            Self::HeadTooLarge => answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "The request head is too large"),
-            Self::Loop => answer(StatusCode::LOOP_DETECTED, "loop", "The request came back to where it was forwarded"),
+            Self::HeadMalformed(_) => answer(
+                StatusCode::BAD_REQUEST,
+                "malformed",
+                "The request is malformed",
+            ),
+            Self::TargetTooLong => answer(
+                StatusCode::URI_TOO_LONG,
+                "target_too_long",
+                "The request target is too long",
+            ),
+            Self::HeadTooLarge => answer(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                "The request head is too large",
+            ),
+            Self::Loop => answer(
+                StatusCode::LOOP_DETECTED,
+                "loop",
+                "The request came back to where it was forwarded",
+            ),
             Self::NoRoute => answer(StatusCode::NOT_FOUND, "no_route", "Nothing is served here"),
-            Self::MethodNotAllowed { .. } => answer(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here"),
-            Self::NoUsableSecret => answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "The route is out of service"),
-            Self::NotVerified { status, .. } => answer(*status, "not_verified", "The signature could not be verified"),
-            Self::BodyTooLarge { .. } => answer(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", "The body is too large"),
-            Self::BodyTooSlow { .. } => answer(StatusCode::REQUEST_TIMEOUT, "body_too_slow", "The body came too slowly"),
-            Self::BodyBroken(_) => answer(StatusCode::BAD_REQUEST, "body_broken", "The body is incomplete"),
-            Self::Store(_) => later(StatusCode::SERVICE_UNAVAILABLE, "try_later", "There is no room for the body at present"),
-            Self::UpstreamUnreachable(_) => answer(StatusCode::BAD_GATEWAY, "upstream_unreachable", "The receiver cannot be reached"),
-            Self::UpstreamBroken(_) => answer(StatusCode::BAD_GATEWAY, "upstream_broken", "The receiver gave no valid answer"),
-            Self::UpstreamTimeout => answer(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", "The receiver did not answer in time"),
+            Self::MethodNotAllowed { .. } => answer(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "The method is not allowed here",
+            ),
+            Self::NoUsableSecret => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "unavailable",
+                "The route is out of service",
+            ),
+            Self::NotVerified { status, .. } => answer(
+                *status,
+                "not_verified",
+                "The signature could not be verified",
+            ),
+            Self::BodyTooLarge { .. } => answer(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The body is too large",
+            ),
+            Self::BodyTooSlow { .. } => answer(
+                StatusCode::REQUEST_TIMEOUT,
+                "body_too_slow",
+                "The body came too slowly",
+            ),
+            Self::BodyBroken(_) => answer(
+                StatusCode::BAD_REQUEST,
+                "body_broken",
+                "The body is incomplete",
+            ),
+            Self::Store(_) => later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "try_later",
+                "There is no room for the body at present",
+            ),
+            Self::UpstreamUnreachable(_) => answer(
+                StatusCode::BAD_GATEWAY,
+                "upstream_unreachable",
+                "The receiver cannot be reached",
+            ),
+            Self::UpstreamBroken(_) => answer(
+                StatusCode::BAD_GATEWAY,
+                "upstream_broken",
+                "The receiver gave no valid answer",
+            ),
+            Self::UpstreamTimeout => answer(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream_timeout",
+                "The receiver did not answer in time",
+            ),
         }
     }
 
@@ -107,8 +173,14 @@ impl Rejection {
     /// Stable word for log, metric and docs.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NotVerified { fault: SignatureFault::Claim(error), .. } => error.reason(),
-            Self::NotVerified { fault: SignatureFault::Mismatch, .. } => "signature_mismatch",
+            Self::NotVerified {
+                fault: SignatureFault::Claim(error),
+                ..
+            } => error.reason(),
+            Self::NotVerified {
+                fault: SignatureFault::Mismatch,
+                ..
+            } => "signature_mismatch",
             Self::NoUsableSecret => "no_usable_secret",
             Self::Store(StoreError::Full { .. }) => "no_room",
             Self::Store(StoreError::Spool(_) | StoreError::Corrupt) => "spool_failed",
@@ -132,7 +204,9 @@ impl Rejection {
         match self {
             Self::NoUsableSecret => Blame::Operator,
             Self::Store(_) => Blame::Gateway,
-            Self::UpstreamUnreachable(_) | Self::UpstreamBroken(_) | Self::UpstreamTimeout => Blame::Upstream,
+            Self::UpstreamUnreachable(_) | Self::UpstreamBroken(_) | Self::UpstreamTimeout => {
+                Blame::Upstream
+            }
             Self::HeadMalformed(_)
             | Self::TargetTooLong
             | Self::HeadTooLarge
@@ -158,9 +232,15 @@ impl Rejection {
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = answer.status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         if answer.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Signature"));
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Signature"),
+            );
         }
         if let Some(seconds) = answer.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));

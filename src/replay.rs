@@ -24,7 +24,10 @@ pub enum Lease {
 
 /// Admits a verified request.
 pub fn admit(request: Verified<'_>) -> Admitted<'_> {
-    Admitted { request, lease: Lease::NotRequired }
+    Admitted {
+        request,
+        lease: Lease::NotRequired,
+    }
 }
 
 impl<'s> Admitted<'s> {
@@ -41,6 +44,9 @@ impl<'s> Admitted<'s> {
 
 impl fmt::Debug for Admitted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admitted").field("request", &self.request).field("lease", &self.lease).finish()
+        f.debug_struct("Admitted")
+            .field("request", &self.request)
+            .field("lease", &self.lease)
+            .finish()
     }
 }

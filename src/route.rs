@@ -54,7 +54,8 @@ impl Route {
             reject_status: config.reject_status,
             folded_scheme_headers: config.scheme.headers().map(fold).collect(),
             scheme: config.scheme.clone(),
-            allow: HeaderValue::from_str(&allow.join(", ")).unwrap_or(HeaderValue::from_static("POST")),
+            allow: HeaderValue::from_str(&allow.join(", "))
+                .unwrap_or(HeaderValue::from_static("POST")),
             methods: config.methods.clone(),
         }
     }
@@ -64,13 +65,22 @@ impl Route {
     /// # Errors
     /// The value for `Allow`.
     pub fn check_method(&self, method: &Method) -> Result<(), HeaderValue> {
-        if self.methods.contains(method) { Ok(()) } else { Err(self.allow.clone()) }
+        if self.methods.contains(method) {
+            Ok(())
+        } else {
+            Err(self.allow.clone())
+        }
     }
 
     /// Places in [`Self::keys`] of those valid at `now`.
     pub fn usable_keys(&self, now: UnixTime) -> Vec<usize> {
-        let usable = |key: &RouteKey| key.not_before.is_none_or(|from| from <= now) && key.not_after.is_none_or(|until| now < until);
-        (0..self.keys.len()).filter(|place| usable(&self.keys[*place])).collect()
+        let usable = |key: &RouteKey| {
+            key.not_before.is_none_or(|from| from <= now)
+                && key.not_after.is_none_or(|until| now < until)
+        };
+        (0..self.keys.len())
+            .filter(|place| usable(&self.keys[*place]))
+            .collect()
     }
 }
 
@@ -78,7 +88,12 @@ impl RouteKey {
     /// Puts a configured secret's description and the key made of it together.
     pub fn new(route: &RouteConfig, secret: &SecretConfig, key: Key) -> Self {
         Self {
-            mark_prefix: format!("{};route=\"{}\";key=\"{}\";t=", route.scheme.name(), route.name, secret.id),
+            mark_prefix: format!(
+                "{};route=\"{}\";key=\"{}\";t=",
+                route.scheme.name(),
+                route.name,
+                secret.id
+            ),
             id: secret.id.clone(),
             key,
             not_before: secret.not_before,
@@ -89,7 +104,16 @@ impl RouteKey {
 
 /// A header's name as CGI, WSGI, Rack and PHP see it: lower case, and `_` for all but letters and digits.
 pub fn fold(name: &HeaderName) -> String {
-    name.as_str().bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() as char } else { '_' }).collect()
+    name.as_str()
+        .bytes()
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() {
+                byte.to_ascii_lowercase() as char
+            } else {
+                '_'
+            }
+        })
+        .collect()
 }
 
 /// All routes, found in a few look-ups whatever their number.
@@ -135,7 +159,9 @@ impl RouteTable {
     pub fn find(&self, host: &str, target: &Uri) -> Option<&Route> {
         let path = target.path();
         let named = self.by_host.get(host).and_then(|paths| paths.find(path));
-        named.or_else(|| self.any_host.find(path)).map(|place| &self.routes[place])
+        named
+            .or_else(|| self.any_host.find(path))
+            .map(|place| &self.routes[place])
     }
 }
 
@@ -172,7 +198,9 @@ fn is_plain(path: &str) -> bool {
             return false;
         }
     }
-    !path.split('/').any(|segment| segment == "." || segment == "..")
+    !path
+        .split('/')
+        .any(|segment| segment == "." || segment == "..")
 }
 
 #[cfg(test)]
@@ -208,7 +236,19 @@ mod tests {
     #[test]
     fn refuses_paths_below_a_prefix_that_readers_read_differently() {
         let paths = paths();
-        for path in ["/a/../x", "/a/./x", "/a/%2e%2e/x", "/a/%2E./x", "/a/x%2fy", "/a/x%5Cy", "/a/x;y", "/a/x\\y", "/a/%00", "/a/%252e%252e/x", "/a/.."] {
+        for path in [
+            "/a/../x",
+            "/a/./x",
+            "/a/%2e%2e/x",
+            "/a/%2E./x",
+            "/a/x%2fy",
+            "/a/x%5Cy",
+            "/a/x;y",
+            "/a/x\\y",
+            "/a/%00",
+            "/a/%252e%252e/x",
+            "/a/..",
+        ] {
             assert_eq!(paths.find(path), None, "{path}");
         }
         for path in ["/a/..x", "/a/x.y", "/a/%20", "/a/%7e"] {
@@ -218,8 +258,16 @@ mod tests {
 
     #[test]
     fn folds_as_cgi_does() {
-        for name in ["Countersign-Verified", "countersign_verified", "countersign.verified", "COUNTERSIGN!VERIFIED"] {
-            assert_eq!(fold(&HeaderName::from_bytes(name.as_bytes()).unwrap()), "countersign_verified");
+        for name in [
+            "Countersign-Verified",
+            "countersign_verified",
+            "countersign.verified",
+            "COUNTERSIGN!VERIFIED",
+        ] {
+            assert_eq!(
+                fold(&HeaderName::from_bytes(name.as_bytes()).unwrap()),
+                "countersign_verified"
+            );
         }
     }
 }

@@ -1,13 +1,8 @@
 //! Everything that serves requests, as one value that never changes.
 
 use crate::{
-    body::BodyStore,
-    clock::UnixTime,
-    forward::Identity,
-    receive::Pace,
-    route::RouteTable,
-    telemetry::RouteCounters,
-    upstream::Upstream,
+    body::BodyStore, clock::UnixTime, forward::Identity, receive::Pace, route::RouteTable,
+    telemetry::RouteCounters, upstream::Upstream,
 };
 
 /// One state of the gateway.

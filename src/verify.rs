@@ -60,7 +60,16 @@ impl Proof {
 /// # Errors
 /// [`SignatureFault::Mismatch`] if none of the keys made the signature.
 pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
-    let Unverified { route, head, id, at, body, check, keys, signed_at } = request;
+    let Unverified {
+        route,
+        head,
+        id,
+        at,
+        body,
+        check,
+        keys,
+        signed_at,
+    } = request;
     let mismatch = || Rejection::NotVerified {
         fault: SignatureFault::Mismatch,
         status: route.reject_status,
@@ -73,7 +82,14 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
         Verdict::Unsigned => Standing::NotRequired,
         Verdict::Mismatch => return Err(mismatch()),
     };
-    Ok(Verified { route, head, id, at, body, standing })
+    Ok(Verified {
+        route,
+        head,
+        id,
+        at,
+        body,
+        standing,
+    })
 }
 
 impl<'s> Verified<'s> {
@@ -110,6 +126,10 @@ impl<'s> Verified<'s> {
 
 impl fmt::Debug for Verified<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Verified").field("route", &self.route.name).field("id", &self.id).field("standing", &self.standing).finish_non_exhaustive()
+        f.debug_struct("Verified")
+            .field("route", &self.route.name)
+            .field("id", &self.id)
+            .field("standing", &self.standing)
+            .finish_non_exhaustive()
     }
 }

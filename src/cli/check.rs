@@ -52,7 +52,12 @@ struct RouteReport {
 pub(super) fn run(args: &Args) -> Outcome {
     let Loaded { config, warnings } = load(&args.config, &args.route.flags())?;
     let mut report = inspect(&config)?;
-    report.warnings.splice(0..0, warnings.iter().map(|warning| format!("{}: {}", warning.path, warning.message)));
+    report.warnings.splice(
+        0..0,
+        warnings
+            .iter()
+            .map(|warning| format!("{}: {}", warning.path, warning.message)),
+    );
     report.ok = report.errors.is_empty();
     if args.json {
         print(format_args!("{}\n", serde_json::to_string_pretty(&report)?))?;
@@ -60,23 +65,46 @@ pub(super) fn run(args: &Args) -> Outcome {
         print(report.text())?;
     }
     if !report.ok {
-        return Err(Failure::Config("error: the configuration cannot be used as it is".into()));
+        return Err(Failure::Config(
+            "error: the configuration cannot be used as it is".into(),
+        ));
     }
-    if args.strict && !report.warnings.is_empty() { Err(Failure::Negative) } else { Ok(()) }
+    if args.strict && !report.warnings.is_empty() {
+        Err(Failure::Negative)
+    } else {
+        Ok(())
+    }
 }
 
 /// Opens everything that the configuration names.
 fn inspect(config: &Config) -> Result<Report, Failure> {
-    let mut report = Report { ok: true, routes: Vec::new(), errors: Vec::new(), warnings: Vec::new() };
+    let mut report = Report {
+        ok: true,
+        routes: Vec::new(),
+        errors: Vec::new(),
+        warnings: Vec::new(),
+    };
     if let Some(Err(error)) = config.server.tls.as_ref().map(server_config) {
-        report.errors.push(format!("server.tls: {}", Chain(error.as_ref())));
+        report
+            .errors
+            .push(format!("server.tls: {}", Chain(error.as_ref())));
     }
     match assemble::gateway(config, LogSink::to(std::io::sink())?) {
         Err(error) => report.errors.push(Chain(error.as_ref()).to_string()),
         Ok((gateway, findings)) => {
-            for Finding { route, key, unusable, text } in findings {
+            for Finding {
+                route,
+                key,
+                unusable,
+                text,
+            } in findings
+            {
                 let key = key.map(|key| format!(", secret {key}")).unwrap_or_default();
-                let list = if unusable { &mut report.errors } else { &mut report.warnings };
+                let list = if unusable {
+                    &mut report.errors
+                } else {
+                    &mut report.warnings
+                };
                 list.push(format!("route {route}{key}: {text}"));
             }
             if let Err(error) = gateway.snapshot.bodies.probe() {
@@ -90,8 +118,16 @@ fn inspect(config: &Config) -> Result<Report, Failure> {
                     path: config.path.to_string(),
                     scheme: route.scheme.name().to_owned(),
                     secrets: route.keys.len(),
-                    upstream: config.upstream.addresses.iter().map(ToString::to_string).collect(),
-                    notes: catalogue::providers().find(|known| known.id == provider).map(|known| known.spec.notes).unwrap_or_default(),
+                    upstream: config
+                        .upstream
+                        .addresses
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect(),
+                    notes: catalogue::providers()
+                        .find(|known| known.id == provider)
+                        .map(|known| known.spec.notes)
+                        .unwrap_or_default(),
                 });
             }
         }
@@ -122,7 +158,11 @@ impl Report {
         for error in &self.errors {
             text.push_str(&format!("error: {error}\n"));
         }
-        text.push_str(&format!("{} error(s), {} warning(s)\n", self.errors.len(), self.warnings.len()));
+        text.push_str(&format!(
+            "{} error(s), {} warning(s)\n",
+            self.errors.len(),
+            self.warnings.len()
+        ));
         text
     }
 }

@@ -25,13 +25,27 @@ pub(super) struct Answer {
 }
 
 /// Sends one request to a URL (`http://`, `https://`).
-pub(super) async fn request(method: Method, url: &Uri, ca: Option<PathBuf>, mut headers: HeaderMap, body: Bytes) -> Result<Answer, Failure> {
+pub(super) async fn request(
+    method: Method,
+    url: &Uri,
+    ca: Option<PathBuf>,
+    mut headers: HeaderMap,
+    body: Bytes,
+) -> Result<Answer, Failure> {
     let usage = |text: &str| Failure::Usage(format!("{url}: {text}"));
-    let authority = url.authority().ok_or_else(|| usage("is not a URL; write it like https://hooks.example.org/path"))?;
+    let authority = url
+        .authority()
+        .ok_or_else(|| usage("is not a URL; write it like https://hooks.example.org/path"))?;
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let address = match url.scheme_str() {
-        Some("http") => UpstreamAddr::Http { host, port: url.port_u16().unwrap_or(80) },
-        Some("https") => UpstreamAddr::Https { host, port: url.port_u16().unwrap_or(443) },
+        Some("http") => UpstreamAddr::Http {
+            host,
+            port: url.port_u16().unwrap_or(80),
+        },
+        Some("https") => UpstreamAddr::Https {
+            host,
+            port: url.port_u16().unwrap_or(443),
+        },
         _ => return Err(usage("is neither http:// nor https://")),
     };
     let upstream = Upstream::new(&UpstreamConfig {
@@ -49,12 +63,19 @@ pub(super) async fn request(method: Method, url: &Uri, ca: Option<PathBuf>, mut 
     })?;
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| usage("names no host"))?;
     headers.insert(header::HOST, host);
-    let store = BodyStore::new(BodyStoreConfig { memory: u64::MAX, spool_dir: None, spool: 0 });
+    let store = BodyStore::new(BodyStoreConfig {
+        memory: u64::MAX,
+        spool_dir: None,
+        spool: 0,
+    });
     let mut writer = store.writer();
     writer.push(body).await?;
     let mut message = Request::new(writer.finish().await?.into_stream());
     *message.method_mut() = method;
-    *message.uri_mut() = url.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
+    *message.uri_mut() = url
+        .path_and_query()
+        .cloned()
+        .map_or(Uri::from_static("/"), Uri::from);
     *message.headers_mut() = headers;
     let response = upstream.send(message).await.map_err(|error| {
         let text = match error {
@@ -65,6 +86,13 @@ pub(super) async fn request(method: Method, url: &Uri, ca: Option<PathBuf>, mut 
         Failure::Internal(anyhow::anyhow!("{url}: {text}"))
     })?;
     let (parts, body) = response.into_parts();
-    let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| anyhow::anyhow!("{url}: {error}"))?;
-    Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes() })
+    let body = Limited::new(body, ANSWER_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|error| anyhow::anyhow!("{url}: {error}"))?;
+    Ok(Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body: body.to_bytes(),
+    })
 }

@@ -53,8 +53,12 @@ struct Seen {
 type Inbox = Arc<Mutex<Vec<Seen>>>;
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let folder = tempfile::Builder::new().prefix("countersign-demo-").tempdir()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let folder = tempfile::Builder::new()
+        .prefix("countersign-demo-")
+        .tempdir()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(demo(folder.path(), args.once));
     runtime.shutdown_background();
     outcome
@@ -65,12 +69,17 @@ async fn demo(folder: &Path, once: bool) -> Outcome {
     let inbox = Inbox::default();
     let upstream = start_upstream(inbox.clone()).await?;
     let config = write_files(folder, &secret, upstream)?;
-    let loaded = config::load(&Source::File(config), &[], &Flags::default()).map_err(|errors| Failure::Config(errors.to_string()))?;
+    let loaded = config::load(&Source::File(config), &[], &Flags::default())
+        .map_err(|errors| Failure::Config(errors.to_string()))?;
     let (gateway, _) = assemble::gateway(&loaded.config, LogSink::to(io::sink())?)?;
     let gateway: Arc<Gateway> = Arc::new(gateway);
     let server = Server::bind(&loaded.config, gateway)?;
     let (stopping, hurry) = (server.stopping(), CancellationToken::new());
-    let address = server.addresses().into_iter().next().context("the gateway listens nowhere")?;
+    let address = server
+        .addresses()
+        .into_iter()
+        .next()
+        .context("the gateway listens nowhere")?;
     let url: Uri = format!("https://{address}{PATH}").parse()?;
     stop_on_signals(stopping.clone(), hurry.clone())?;
     let serving = tokio::spawn(server.run(hurry));
@@ -89,7 +98,8 @@ async fn demo(folder: &Path, once: bool) -> Outcome {
     ] {
         let (status, seen) = deliver(&url, folder, &secret, &inbox, fault).await?;
         let right = if genuine {
-            status == StatusCode::OK && matches!(&seen[..], [Seen { body, mark: Some(_) }] if body == DELIVERY)
+            status == StatusCode::OK
+                && matches!(&seen[..], [Seen { body, mark: Some(_) }] if body == DELIVERY)
         } else {
             status == StatusCode::UNAUTHORIZED && seen.is_empty()
         };
@@ -99,14 +109,29 @@ async fn demo(folder: &Path, once: bool) -> Outcome {
             [Seen { body, mark }] => format!(
                 "{} bytes, {}, {}",
                 body.len(),
-                if body == DELIVERY { "unchanged" } else { "CHANGED" },
-                mark.as_ref().map_or_else(|| "no mark".to_owned(), |mark| format!("Countersign-Verified: {mark}"))
+                if body == DELIVERY {
+                    "unchanged"
+                } else {
+                    "CHANGED"
+                },
+                mark.as_ref().map_or_else(
+                    || "no mark".to_owned(),
+                    |mark| format!("Countersign-Verified: {mark}")
+                )
             ),
             more => format!("{} requests", more.len()),
         };
-        print(format_args!("  {title:<28} {:<18} {saw}{}\n", status.to_string(), if right { "" } else { "   <-- WRONG" }))?;
+        print(format_args!(
+            "  {title:<28} {:<18} {saw}{}\n",
+            status.to_string(),
+            if right { "" } else { "   <-- WRONG" }
+        ))?;
     }
-    let verdict = if as_it_should_be { "Everything is as it should be." } else { "This is NOT as it should be." };
+    let verdict = if as_it_should_be {
+        "Everything is as it should be."
+    } else {
+        "This is NOT as it should be."
+    };
     print(format_args!("\n  {verdict}\n"))?;
     if !once {
         by_hand(&url, folder)?;
@@ -114,15 +139,37 @@ async fn demo(folder: &Path, once: bool) -> Outcome {
     }
     stopping.cancel();
     serving.await?;
-    if as_it_should_be { Ok(()) } else { Err(Failure::Negative) }
+    if as_it_should_be {
+        Ok(())
+    } else {
+        Err(Failure::Negative)
+    }
 }
 
 /// Sends one delivery; answers what the sender and the upstream saw of it.
-async fn deliver(url: &Uri, folder: &Path, secret: &Secret, inbox: &Inbox, fault: Fault) -> Result<(StatusCode, Vec<Seen>), Failure> {
-    let scheme = catalogue::compile("carevalidate", &Default::default()).map_err(|_| anyhow::anyhow!("the catalogue lacks carevalidate"))?;
-    let (mut headers, body): (HeaderMap, Bytes) = delivery(&scheme, secret, DELIVERY, SystemClock.now(), fault)?;
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let answer = client::request(Method::POST, url, Some(folder.join("certificate.pem")), headers, body).await?;
+async fn deliver(
+    url: &Uri,
+    folder: &Path,
+    secret: &Secret,
+    inbox: &Inbox,
+    fault: Fault,
+) -> Result<(StatusCode, Vec<Seen>), Failure> {
+    let scheme = catalogue::compile("carevalidate", &Default::default())
+        .map_err(|_| anyhow::anyhow!("the catalogue lacks carevalidate"))?;
+    let (mut headers, body): (HeaderMap, Bytes) =
+        delivery(&scheme, secret, DELIVERY, SystemClock.now(), fault)?;
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
+    let answer = client::request(
+        Method::POST,
+        url,
+        Some(folder.join("certificate.pem")),
+        headers,
+        body,
+    )
+    .await?;
     let seen = std::mem::take(&mut *inbox.lock().unwrap_or_else(PoisonError::into_inner));
     Ok((answer.status, seen))
 }
@@ -137,12 +184,24 @@ async fn start_upstream(inbox: Inbox) -> io::Result<SocketAddr> {
             let service = service_fn(move |request: Request<Incoming>| {
                 let inbox = inbox.clone();
                 async move {
-                    let mark = request.headers().get("countersign-verified").and_then(|mark| mark.to_str().ok()).map(str::to_owned);
-                    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                    let mark = request
+                        .headers()
+                        .get("countersign-verified")
+                        .and_then(|mark| mark.to_str().ok())
+                        .map(str::to_owned);
+                    let body = request
+                        .into_body()
+                        .collect()
+                        .await
+                        .map(|body| body.to_bytes())
+                        .unwrap_or_default();
                     let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
                     // While people try it by hand nobody empties it.
                     inbox.clear();
-                    inbox.push(Seen { body: body.clone(), mark: mark.clone() });
+                    inbox.push(Seen {
+                        body: body.clone(),
+                        mark: mark.clone(),
+                    });
                     let mut response = Response::new(Full::new(body));
                     if let Some(mark) = mark.and_then(|mark| HeaderValue::try_from(mark).ok()) {
                         response.headers_mut().insert("upstream-saw-mark", mark);
@@ -150,7 +209,9 @@ async fn start_upstream(inbox: Inbox) -> io::Result<SocketAddr> {
                     Ok::<_, Infallible>(response)
                 }
             });
-            drop(tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service)));
+            drop(tokio::spawn(
+                http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+            ));
         }
     }));
     Ok(address)
@@ -158,9 +219,13 @@ async fn start_upstream(inbox: Inbox) -> io::Result<SocketAddr> {
 
 /// Writes what an operator would have: certificate, key, secret, configuration. Answers the configuration's path.
 fn write_files(folder: &Path, secret: &str, upstream: SocketAddr) -> anyhow::Result<PathBuf> {
-    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
+    let certified =
+        rcgen::generate_simple_self_signed(["localhost".to_owned(), "127.0.0.1".to_owned()])?;
     fs::write(folder.join("certificate.pem"), certified.cert.pem())?;
-    fs::write(folder.join("key.pem"), certified.signing_key.serialize_pem())?;
+    fs::write(
+        folder.join("key.pem"),
+        certified.signing_key.serialize_pem(),
+    )?;
     fs::write(folder.join("secret"), secret)?;
     fs::write(folder.join("delivery.json"), DELIVERY)?;
     let config = folder.join("countersign.toml");
@@ -215,6 +280,7 @@ fn by_hand(url: &Uri, folder: &Path) -> Outcome {
 /// 32 random bytes as text.
 fn random_secret() -> anyhow::Result<String> {
     let mut bytes = [0; 32];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
     Ok(data_encoding::HEXLOWER.encode(&bytes))
 }

@@ -116,7 +116,10 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 
 /// Runs a future on a runtime of this thread.
 fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(future))
 }
 
 /// The configuration file of commands that work from one.

@@ -53,7 +53,13 @@ pub(super) enum Fault {
 }
 
 /// Makes the headers and the body of a delivery with this fault.
-pub(super) fn delivery(scheme: &Scheme, secret: &Secret, body: &[u8], now: UnixTime, fault: Fault) -> Result<(HeaderMap, Bytes), Failure> {
+pub(super) fn delivery(
+    scheme: &Scheme,
+    secret: &Secret,
+    body: &[u8],
+    now: UnixTime,
+    fault: Fault,
+) -> Result<(HeaderMap, Bytes), Failure> {
     let mut body = body.to_vec();
     let other;
     let secret = if fault == Fault::OtherSecret {
@@ -62,10 +68,18 @@ pub(super) fn delivery(scheme: &Scheme, secret: &Secret, body: &[u8], now: UnixT
     } else {
         secret
     };
-    let at = if fault == Fault::Old { UnixTime::from_secs(now.secs() - 86_400) } else { now };
+    let at = if fault == Fault::Old {
+        UnixTime::from_secs(now.secs() - 86_400)
+    } else {
+        now
+    };
     let mut headers = HeaderMap::new();
     if fault != Fault::Unsigned {
-        headers.extend(scheme.sign(secret, &body, at).map_err(|error| Failure::Usage(error.to_string()))?);
+        headers.extend(
+            scheme
+                .sign(secret, &body, at)
+                .map_err(|error| Failure::Usage(error.to_string()))?,
+        );
     }
     if fault == Fault::Tampered {
         match body.last_mut() {
@@ -80,18 +94,34 @@ pub(super) fn run(args: &Args) -> Outcome {
     let signer = args.signer.signer()?;
     let body = read(&args.body)?;
     let Some((_, secret)) = signer.secrets.first() else {
-        return Err(Failure::Usage("the route has no secret, so nothing can be signed".into()));
+        return Err(Failure::Usage(
+            "the route has no secret, so nothing can be signed".into(),
+        ));
     };
-    let (mut headers, body) = delivery(&signer.scheme, secret, &body, SystemClock.now(), args.fault)?;
+    let (mut headers, body) =
+        delivery(&signer.scheme, secret, &body, SystemClock.now(), args.fault)?;
     headers.insert(header::CONTENT_TYPE, args.content_type.clone());
     headers.extend(args.headers.iter().cloned());
-    let answer = block_on(client::request(Method::POST, &args.url, args.ca.clone(), headers, body))??;
+    let answer = block_on(client::request(
+        Method::POST,
+        &args.url,
+        args.ca.clone(),
+        headers,
+        body,
+    ))??;
     let mut text = format!("{}\n", answer.status);
     for (name, value) in &answer.headers {
-        text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
+        text.push_str(&format!(
+            "{name}: {}\n",
+            String::from_utf8_lossy(value.as_bytes())
+        ));
     }
     text.push('\n');
     text.push_str(&String::from_utf8_lossy(&answer.body));
     print(text)?;
-    if answer.status.is_success() { Ok(()) } else { Err(Failure::Negative) }
+    if answer.status.is_success() {
+        Ok(())
+    } else {
+        Err(Failure::Negative)
+    }
 }

@@ -96,7 +96,9 @@ impl RouteArgs {
 pub(super) fn load(args: &ConfigArgs, flags: &Flags) -> Result<Loaded, Failure> {
     let environment = config::environment();
     let named = args.config.clone().or_else(|| {
-        let (_, path) = environment.iter().find(|(name, _)| name == "COUNTERSIGN_CONFIG")?;
+        let (_, path) = environment
+            .iter()
+            .find(|(name, _)| name == "COUNTERSIGN_CONFIG")?;
         Some(PathBuf::from(path))
     });
     let source = match named {
@@ -115,7 +117,10 @@ pub(super) fn run(args: &Args) -> Outcome {
     for warning in &warnings {
         tracing::warn!(path = warning.path, "{}", warning.message);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.server.threads).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.server.threads)
+        .enable_all()
+        .build()?;
     let served = runtime.block_on(serve(&config, sink.clone()));
     runtime.shutdown_background();
     sink.flush(FLUSH_TIME_MAX);
@@ -125,13 +130,20 @@ pub(super) fn run(args: &Args) -> Outcome {
 async fn serve(config: &Config, sink: LogSink) -> Outcome {
     raise_descriptor_limit(config.limits.connections);
     // A certificate or address that cannot be used is a fault of the configuration: starting again would not help.
-    let unusable = |error: anyhow::Error| Failure::Config(format!("error: {}", crate::reject::Chain(error.as_ref())));
+    let unusable = |error: anyhow::Error| {
+        Failure::Config(format!("error: {}", crate::reject::Chain(error.as_ref())))
+    };
     let (gateway, findings) = assemble::gateway(config, sink).map_err(unusable)?;
     let gateway = Arc::new(gateway);
     for finding in &findings {
         let key = finding.key.as_deref().unwrap_or_default();
         if finding.unusable {
-            tracing::error!(route = finding.route, key, "secret unusable: {}", finding.text);
+            tracing::error!(
+                route = finding.route,
+                key,
+                "secret unusable: {}",
+                finding.text
+            );
         } else {
             tracing::warn!(route = finding.route, key, "{}", finding.text);
         }
@@ -163,7 +175,12 @@ fn summary(config: &Config, gateway: &crate::pipeline::Gateway, server: &Server)
             (true, 0) => "closed: no usable secret",
             (true, _) => "open",
         };
-        let upstream: Vec<_> = config.upstream.addresses.iter().map(ToString::to_string).collect();
+        let upstream: Vec<_> = config
+            .upstream
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         tracing::info!(
             route = route.name,
             host = config.host.as_deref().unwrap_or("*"),
@@ -176,17 +193,29 @@ fn summary(config: &Config, gateway: &crate::pipeline::Gateway, server: &Server)
         );
     }
     for address in server.addresses() {
-        tracing::info!(address, listener = "data", tls = config.server.tls.is_some(), "listening");
+        tracing::info!(
+            address,
+            listener = "data",
+            tls = config.server.tls.is_some(),
+            "listening"
+        );
     }
     if let Some(address) = server.admin_address() {
         tracing::info!(address, listener = "admin", tls = false, "listening");
     }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), threads = config.server.threads, "ready");
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        threads = config.server.threads,
+        "ready"
+    );
 }
 
 /// A core file would hold every secret.
 fn no_core_dumps() {
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
     if let Err(error) = setrlimit(Resource::Core, none) {
         tracing::warn!(%error, "core dumps could not be turned off; set LimitCORE=0");
     }
@@ -196,11 +225,24 @@ fn no_core_dumps() {
 /// upstream and one for its spool.
 fn raise_descriptor_limit(connections: usize) {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    ) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
     let wanted = connections as u64 * 2 + SPARE_DESCRIPTORS;
-    if let Some(have) = getrlimit(Resource::Nofile).current.filter(|have| *have < wanted) {
-        tracing::warn!(have, wanted, "few open files allowed for limits.connections: raise LimitNOFILE or lower the limit");
+    if let Some(have) = getrlimit(Resource::Nofile)
+        .current
+        .filter(|have| *have < wanted)
+    {
+        tracing::warn!(
+            have,
+            wanted,
+            "few open files allowed for limits.connections: raise LimitNOFILE or lower the limit"
+        );
     }
 }

@@ -21,7 +21,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn time(text: &str) -> Result<UnixTime, String> {
-    let time: jiff::Timestamp = text.parse().map_err(|_| "write it like 2026-11-23T12:00:00Z")?;
+    let time: jiff::Timestamp = text
+        .parse()
+        .map_err(|_| "write it like 2026-11-23T12:00:00Z")?;
     Ok(UnixTime::from_millis(time.as_millisecond()))
 }
 
@@ -30,13 +32,24 @@ pub(super) fn run(args: &Args) -> Outcome {
     let body = read(&args.body)?;
     let at = args.at.unwrap_or_else(|| SystemClock.now());
     let Some((_, secret)) = signer.secrets.first() else {
-        return Err(Failure::Usage("the route has no secret, so it signs nothing".into()));
+        return Err(Failure::Usage(
+            "the route has no secret, so it signs nothing".into(),
+        ));
     };
-    let headers = signer.scheme.sign(secret, &body, at).map_err(|error| Failure::Usage(error.to_string()))?;
-    let headers = headers.iter().map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())));
+    let headers = signer
+        .scheme
+        .sign(secret, &body, at)
+        .map_err(|error| Failure::Usage(error.to_string()))?;
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), String::from_utf8_lossy(value.as_bytes())));
     if args.json {
         let headers: BTreeMap<_, _> = headers.collect();
         return print(format_args!("{}\n", serde_json::to_string(&headers)?));
     }
-    print(headers.map(|(name, value)| format!("{name}: {value}\n")).collect::<String>())
+    print(
+        headers
+            .map(|(name, value)| format!("{name}: {value}\n"))
+            .collect::<String>(),
+    )
 }

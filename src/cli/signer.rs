@@ -47,7 +47,10 @@ impl SignerArgs {
     pub(super) fn signer(&self) -> Result<Signer, Failure> {
         let (scheme, sources) = match &self.route {
             Some(name) => self.configured(name)?,
-            None => (self.from_catalogue()?, vec![("default".to_owned(), self.source())]),
+            None => (
+                self.catalogued()?,
+                vec![("default".to_owned(), self.source())],
+            ),
         };
         let mut secrets = Vec::new();
         for (id, source) in sources {
@@ -66,23 +69,44 @@ impl SignerArgs {
         }
     }
 
-    fn from_catalogue(&self) -> Result<Scheme, Failure> {
+    fn catalogued(&self) -> Result<Scheme, Failure> {
         let name = self.scheme.as_deref().unwrap_or_default();
         let params: BTreeMap<_, _> = self.params.iter().cloned().collect();
         catalogue::compile(name, &params).map_err(|errors| {
             Failure::Usage(match errors {
-                None => format!("there is no scheme `{name}`; known are {}", catalogue::names().join(", ")),
-                Some(errors) => errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+                None => format!(
+                    "there is no scheme `{name}`; known are {}",
+                    catalogue::names().join(", ")
+                ),
+                Some(errors) => errors
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("\n"),
             })
         })
     }
 
     fn configured(&self, name: &str) -> Result<(Scheme, Vec<(String, SecretSource)>), Failure> {
         let config = serve::load(&self.config, &Default::default())?.config;
-        let known: Vec<_> = config.routes.iter().map(|route| route.name.clone()).collect();
+        let known: Vec<_> = config
+            .routes
+            .iter()
+            .map(|route| route.name.clone())
+            .collect();
         let Some(route) = config.routes.into_iter().find(|route| route.name == *name) else {
-            return Err(Failure::Usage(format!("there is no route `{name}`; known are {}", known.join(", "))));
+            return Err(Failure::Usage(format!(
+                "there is no route `{name}`; known are {}",
+                known.join(", ")
+            )));
         };
-        Ok((route.scheme, route.secrets.into_iter().map(|secret| (secret.id, secret.source)).collect()))
+        Ok((
+            route.scheme,
+            route
+                .secrets
+                .into_iter()
+                .map(|secret| (secret.id, secret.source))
+                .collect(),
+        ))
     }
 }

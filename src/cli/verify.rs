@@ -37,8 +37,10 @@ pub(super) struct Args {
 
 pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write `NAME: VALUE`")?;
-    let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("`{name}` is not a header name"))?;
-    let value = HeaderValue::from_str(value.trim()).map_err(|_| "the value cannot stand in a header")?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes())
+        .map_err(|_| format!("`{name}` is not a header name"))?;
+    let value =
+        HeaderValue::from_str(value.trim()).map_err(|_| "the value cannot stand in a header")?;
     Ok((name, value))
 }
 
@@ -59,20 +61,44 @@ pub(super) fn run(args: &Args) -> Outcome {
     let (headers, body) = match (&args.request, &args.body) {
         (Some(path), _) => parse(read(path)?)?,
         (None, Some(path)) => (args.headers.iter().cloned().collect(), read(path)?),
-        (None, None) => return Err(Failure::Usage("give `--request`, or `--body` with `--header`".into())),
+        (None, None) => {
+            return Err(Failure::Usage(
+                "give `--request`, or `--body` with `--header`".into(),
+            ));
+        }
     };
     let now = args.at.unwrap_or_else(|| SystemClock.now());
-    let refused = |reason, detail| Answer { verified: false, key: None, reason, detail };
+    let refused = |reason, detail| Answer {
+        verified: false,
+        key: None,
+        reason,
+        detail,
+    };
     let claim = signer.scheme.claim(&headers, now);
     let answer = match claim {
         Err(error) => refused(error.reason(), error.to_string()),
         Ok(claim) => {
-            let keys: Vec<_> = signer.secrets.iter().map(|(_, secret)| signer.scheme.key(secret)).collect();
+            let keys: Vec<_> = signer
+                .secrets
+                .iter()
+                .map(|(_, secret)| signer.scheme.key(secret))
+                .collect();
             let mut check = signer.scheme.start(claim, &keys);
             check.update(&body);
             match check.finish() {
-                Verdict::Match(place) => Answer { verified: true, key: Some(&signer.secrets[place].0), reason: "", detail: String::new() },
-                Verdict::Mismatch => refused("signature_mismatch", format!("none of the secrets made this signature over these {} bytes", body.len())),
+                Verdict::Match(place) => Answer {
+                    verified: true,
+                    key: Some(&signer.secrets[place].0),
+                    reason: "",
+                    detail: String::new(),
+                },
+                Verdict::Mismatch => refused(
+                    "signature_mismatch",
+                    format!(
+                        "none of the secrets made this signature over these {} bytes",
+                        body.len()
+                    ),
+                ),
                 Verdict::Unsigned => refused("unsigned", "the scheme `none` checks nothing".into()),
             }
         }
@@ -82,27 +108,56 @@ pub(super) fn run(args: &Args) -> Outcome {
     } else if let Some(key) = answer.key {
         print(format_args!("verified with key {key}\n"))?;
     } else {
-        print(format_args!("not verified: {}: {}\n", answer.reason, answer.detail))?;
+        print(format_args!(
+            "not verified: {}: {}\n",
+            answer.reason, answer.detail
+        ))?;
     }
-    if answer.verified { Ok(()) } else { Err(Failure::Negative) }
+    if answer.verified {
+        Ok(())
+    } else {
+        Err(Failure::Negative)
+    }
 }
 
 /// Splits a saved request. The request line may be missing; line ends may be those of a text editor.
 fn parse(request: Vec<u8>) -> Result<(HeaderMap, Vec<u8>), Failure> {
     let bad = |what: &str| Failure::Usage(format!("the saved request cannot be read: {what}"));
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let first_line = request.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii_end();
-    let has_request_line = first_line.split(|byte| *byte == b' ').count() == 3 && !first_line.split(|byte| *byte == b' ').next().unwrap_or_default().ends_with(b":");
-    let head_at = if has_request_line { request.iter().position(|byte| *byte == b'\n').map_or(request.len(), |end| end + 1) } else { 0 };
+    let first_line = request
+        .split(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default()
+        .trim_ascii_end();
+    let has_request_line = first_line.split(|byte| *byte == b' ').count() == 3
+        && !first_line
+            .split(|byte| *byte == b' ')
+            .next()
+            .unwrap_or_default()
+            .ends_with(b":");
+    let head_at = if has_request_line {
+        request
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(request.len(), |end| end + 1)
+    } else {
+        0
+    };
     let (end, fields) = match httparse::parse_headers(&request[head_at..], &mut fields) {
         Ok(httparse::Status::Complete(found)) => found,
-        Ok(httparse::Status::Partial) => return Err(bad("there is no empty line between head and body")),
+        Ok(httparse::Status::Partial) => {
+            return Err(bad("there is no empty line between head and body"));
+        }
         Err(error) => return Err(bad(&error.to_string())),
     };
     let mut headers = HeaderMap::new();
     for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| bad("a header name is not one"))?;
-        headers.append(name, HeaderValue::from_bytes(field.value).map_err(|_| bad("a header value is not one"))?);
+        let name = HeaderName::from_bytes(field.name.as_bytes())
+            .map_err(|_| bad("a header name is not one"))?;
+        headers.append(
+            name,
+            HeaderValue::from_bytes(field.value).map_err(|_| bad("a header value is not one"))?,
+        );
     }
     let body = request[head_at + end..].to_vec();
     Ok((headers, body))
@@ -114,9 +169,15 @@ mod tests {
 
     #[test]
     fn reads_requests_with_and_without_request_line() {
-        for head in ["POST /hooks HTTP/1.1\r\nHost: a\r\nX-Sig: 1\r\n\r\n", "POST /hooks HTTP/1.1\nhost: a\nx-sig: 1\n\n", "X-Sig: 1\nHost: a\n\n"] {
+        for head in [
+            "POST /hooks HTTP/1.1\r\nHost: a\r\nX-Sig: 1\r\n\r\n",
+            "POST /hooks HTTP/1.1\nhost: a\nx-sig: 1\n\n",
+            "X-Sig: 1\nHost: a\n\n",
+        ] {
             let request = [head.as_bytes(), b"\r\nbody\n"].concat();
-            let Ok((headers, body)) = parse(request) else { panic!("{head:?}") };
+            let Ok((headers, body)) = parse(request) else {
+                panic!("{head:?}")
+            };
             assert_eq!(headers["x-sig"], "1", "{head:?}");
             assert_eq!(body, b"\r\nbody\n", "{head:?}");
         }

@@ -5,6 +5,7 @@
 //! whether they can be read.
 
 mod check;
+mod display;
 mod document;
 mod error;
 mod layers;
@@ -157,15 +158,6 @@ pub enum ListenAddr {
     Tcp(SocketAddr),
     /// `unix:/run/countersign/in.sock`
     Unix(PathBuf),
-}
-
-impl std::fmt::Display for ListenAddr {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// `[server.tls]`

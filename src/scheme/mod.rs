@@ -95,6 +95,10 @@ enum Piece {
 pub struct Key(KeyMaterial);
 
 #[derive(Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be an allocation per request and key"
+)]
 enum KeyMaterial {
     /// Keyed, with nothing fed yet.
     Mac(Mac),

@@ -35,7 +35,12 @@ fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
     headers
 }
 
-fn check(scheme: &Scheme, pairs: &[(&str, &str)], body: &[u8], now: UnixTime) -> Result<bool, &'static str> {
+fn check(
+    scheme: &Scheme,
+    pairs: &[(&str, &str)],
+    body: &[u8],
+    now: UnixTime,
+) -> Result<bool, &'static str> {
     let claim = scheme
         .claim(&headers(pairs), now)
         .map_err(|error| error.reason())?;
@@ -60,28 +65,58 @@ fn verifies_every_hash_in_every_encoding() {
         (
             "hmac-sha256",
             [
-                ("hex", "350aebefcd7afb80916b926b2499f4f584b59bd4fab429a42ee4136af77a0bdb"),
+                (
+                    "hex",
+                    "350aebefcd7afb80916b926b2499f4f584b59bd4fab429a42ee4136af77a0bdb",
+                ),
                 ("base64", "NQrr7816+4CRa5JrJJn09YS1m9T6tCmkLuQTavd6C9s="),
                 ("base64url", "NQrr7816-4CRa5JrJJn09YS1m9T6tCmkLuQTavd6C9s="),
-                ("base64url-nopad", "NQrr7816-4CRa5JrJJn09YS1m9T6tCmkLuQTavd6C9s"),
+                (
+                    "base64url-nopad",
+                    "NQrr7816-4CRa5JrJJn09YS1m9T6tCmkLuQTavd6C9s",
+                ),
             ],
         ),
         (
             "hmac-sha384",
             [
-                ("hex", "95d3b649c7c26af324b0c2e04b1a3c6562d19fd312ae3eaecc5d0aa4d42013b657a384696dca6250c1921896024ff157"),
-                ("base64", "ldO2ScfCavMksMLgSxo8ZWLRn9MSrj6uzF0KpNQgE7ZXo4RpbcpiUMGSGJYCT/FX"),
-                ("base64url", "ldO2ScfCavMksMLgSxo8ZWLRn9MSrj6uzF0KpNQgE7ZXo4RpbcpiUMGSGJYCT_FX"),
-                ("base64url-nopad", "ldO2ScfCavMksMLgSxo8ZWLRn9MSrj6uzF0KpNQgE7ZXo4RpbcpiUMGSGJYCT_FX"),
+                (
+                    "hex",
+                    "95d3b649c7c26af324b0c2e04b1a3c6562d19fd312ae3eaecc5d0aa4d42013b657a384696dca6250c1921896024ff157",
+                ),
+                (
+                    "base64",
+                    "ldO2ScfCavMksMLgSxo8ZWLRn9MSrj6uzF0KpNQgE7ZXo4RpbcpiUMGSGJYCT/FX",
+                ),
+                (
+                    "base64url",
+                    "ldO2ScfCavMksMLgSxo8ZWLRn9MSrj6uzF0KpNQgE7ZXo4RpbcpiUMGSGJYCT_FX",
+                ),
+                (
+                    "base64url-nopad",
+                    "ldO2ScfCavMksMLgSxo8ZWLRn9MSrj6uzF0KpNQgE7ZXo4RpbcpiUMGSGJYCT_FX",
+                ),
             ],
         ),
         (
             "hmac-sha512",
             [
-                ("hex", "5919aa0194a11538b758604340af4f3979d5dd4bebb7d215f716631e291d6f673f15e974ecdcd8a42619a9111510116c17ee9c95de430c33a44e44945ef6aef1"),
-                ("base64", "WRmqAZShFTi3WGBDQK9POXnV3Uvrt9IV9xZjHikdb2c/Fel07NzYpCYZqREVEBFsF+6cld5DDDOkTkSUXvau8Q=="),
-                ("base64url", "WRmqAZShFTi3WGBDQK9POXnV3Uvrt9IV9xZjHikdb2c_Fel07NzYpCYZqREVEBFsF-6cld5DDDOkTkSUXvau8Q=="),
-                ("base64url-nopad", "WRmqAZShFTi3WGBDQK9POXnV3Uvrt9IV9xZjHikdb2c_Fel07NzYpCYZqREVEBFsF-6cld5DDDOkTkSUXvau8Q"),
+                (
+                    "hex",
+                    "5919aa0194a11538b758604340af4f3979d5dd4bebb7d215f716631e291d6f673f15e974ecdcd8a42619a9111510116c17ee9c95de430c33a44e44945ef6aef1",
+                ),
+                (
+                    "base64",
+                    "WRmqAZShFTi3WGBDQK9POXnV3Uvrt9IV9xZjHikdb2c/Fel07NzYpCYZqREVEBFsF+6cld5DDDOkTkSUXvau8Q==",
+                ),
+                (
+                    "base64url",
+                    "WRmqAZShFTi3WGBDQK9POXnV3Uvrt9IV9xZjHikdb2c_Fel07NzYpCYZqREVEBFsF-6cld5DDDOkTkSUXvau8Q==",
+                ),
+                (
+                    "base64url-nopad",
+                    "WRmqAZShFTi3WGBDQK9POXnV3Uvrt9IV9xZjHikdb2c_Fel07NzYpCYZqREVEBFsF-6cld5DDDOkTkSUXvau8Q",
+                ),
             ],
         ),
     ] {
@@ -90,8 +125,16 @@ fn verifies_every_hash_in_every_encoding() {
                 "algorithm = \"{hash}\"\nsignature = {{ header = \"x-sig\", encoding = \"{encoding}\", prefix = \"v=\" }}"
             ));
             let good = format!("v={tag}");
-            assert_eq!(check(&scheme, &[("x-sig", &good)], BODY, NOW), Ok(true), "{hash} {encoding}");
-            assert_eq!(check(&scheme, &[("x-sig", &good)], b"{\"a\":2}", NOW), Ok(false), "{hash} {encoding}");
+            assert_eq!(
+                check(&scheme, &[("x-sig", &good)], BODY, NOW),
+                Ok(true),
+                "{hash} {encoding}"
+            );
+            assert_eq!(
+                check(&scheme, &[("x-sig", &good)], b"{\"a\":2}", NOW),
+                Ok(false),
+                "{hash} {encoding}"
+            );
             for wrong in [
                 tag.to_owned(),
                 format!("v= {tag}"),
@@ -117,19 +160,44 @@ fn verifies_every_hash_in_every_encoding() {
 
 #[test]
 fn base64_must_be_canonical() {
-    let scheme = scheme("algorithm = \"hmac-sha256\"\nsignature = { header = \"x-sig\", encoding = \"base64\" }");
+    let scheme = scheme(
+        "algorithm = \"hmac-sha256\"\nsignature = { header = \"x-sig\", encoding = \"base64\" }",
+    );
     // The same 32 bytes for a lenient decoder: the last character's low bits are not zero.
     let loose = "NQrr7816+4CRa5JrJJn09YS1m9T6tCmkLuQTavd6C9t=";
-    assert_eq!(check(&scheme, &[("x-sig", loose)], BODY, NOW), Err("signature_malformed"));
+    assert_eq!(
+        check(&scheme, &[("x-sig", loose)], BODY, NOW),
+        Err("signature_malformed")
+    );
 }
 
 #[test]
 fn verifies_timestamped_templates() {
     for (content, unit, written, tag) in [
-        ("{timestamp}.{body}", "s", "1795435200", "da415d8ab630e3a63af5ff1816dc1a8bd7b6d7e3ad5097460cf4b65a7edfc8dd"),
-        ("v0:{timestamp}:{body}", "s", "1795435200", "8537e3323982c7af51a4202b0d52a6a6042f6200a5b659a4322a8d82e5435d85"),
-        ("{timestamp}{body}", "ms", "1795435200123", "2bc57e5af4d1fcf000d3bbe4e07c59c058c2590fa897649faa8505e996d91e54"),
-        ("{body}|{timestamp}", "rfc3339", "2026-11-23T12:00:00.500Z", "7783a81279fd42cf9b0cb3acf3b3a9ce8e358e6e61c1a1980ca0f1d01557be2b"),
+        (
+            "{timestamp}.{body}",
+            "s",
+            "1795435200",
+            "da415d8ab630e3a63af5ff1816dc1a8bd7b6d7e3ad5097460cf4b65a7edfc8dd",
+        ),
+        (
+            "v0:{timestamp}:{body}",
+            "s",
+            "1795435200",
+            "8537e3323982c7af51a4202b0d52a6a6042f6200a5b659a4322a8d82e5435d85",
+        ),
+        (
+            "{timestamp}{body}",
+            "ms",
+            "1795435200123",
+            "2bc57e5af4d1fcf000d3bbe4e07c59c058c2590fa897649faa8505e996d91e54",
+        ),
+        (
+            "{body}|{timestamp}",
+            "rfc3339",
+            "2026-11-23T12:00:00.500Z",
+            "7783a81279fd42cf9b0cb3acf3b3a9ce8e358e6e61c1a1980ca0f1d01557be2b",
+        ),
     ] {
         let scheme = scheme(&format!(
             "algorithm = \"hmac-sha256\"\ncontent = \"{content}\"\nsignature = {{ header = \"x-sig\", encoding = \"hex\" }}\ntimestamp = {{ header = \"x-time\", unit = \"{unit}\", tolerance = \"1m\" }}"
@@ -139,12 +207,37 @@ fn verifies_timestamped_templates() {
         assert_eq!(check(&scheme, &good, b"{}", NOW), Ok(false), "{content}");
         let late = UnixTime::from_secs(NOW.secs() + 62);
         let early = UnixTime::from_secs(NOW.secs() - 62);
-        assert_eq!(check(&scheme, &good, BODY, late), Err("timestamp_old"), "{content}");
-        assert_eq!(check(&scheme, &good, BODY, early), Err("timestamp_new"), "{content}");
-        assert_eq!(check(&scheme, &good[..1], BODY, NOW), Err("timestamp_missing"), "{content}");
+        assert_eq!(
+            check(&scheme, &good, BODY, late),
+            Err("timestamp_old"),
+            "{content}"
+        );
+        assert_eq!(
+            check(&scheme, &good, BODY, early),
+            Err("timestamp_new"),
+            "{content}"
+        );
+        assert_eq!(
+            check(&scheme, &good[..1], BODY, NOW),
+            Err("timestamp_missing"),
+            "{content}"
+        );
         let twice = [good[0], good[1], good[1]];
-        assert_eq!(check(&scheme, &twice, BODY, NOW), Err("timestamp_repeated"), "{content}");
-        for wrong in ["", "+1795435200", "-1", "1795435200 ", "0x5", "1795435200.0", "99999999999999999999", "now"] {
+        assert_eq!(
+            check(&scheme, &twice, BODY, NOW),
+            Err("timestamp_repeated"),
+            "{content}"
+        );
+        for wrong in [
+            "",
+            "+1795435200",
+            "-1",
+            "1795435200 ",
+            "0x5",
+            "1795435200.0",
+            "99999999999999999999",
+            "now",
+        ] {
             assert_eq!(
                 check(&scheme, &[good[0], ("x-time", wrong)], BODY, NOW),
                 Err("timestamp_malformed"),
@@ -161,13 +254,31 @@ fn a_time_that_runs_into_the_body_has_a_fixed_number_of_digits() {
     );
     // 17954352 + 00{"a":1} would be signed like 1795435200 + {"a":1}.
     let sig = "0".repeat(64);
-    assert_eq!(check(&scheme, &[("x-sig", &sig), ("x-time", "17954352")], BODY, NOW), Err("timestamp_malformed"));
-    assert_eq!(check(&scheme, &[("x-sig", &sig), ("x-time", "1795435200")], BODY, NOW), Ok(false));
+    assert_eq!(
+        check(
+            &scheme,
+            &[("x-sig", &sig), ("x-time", "17954352")],
+            BODY,
+            NOW
+        ),
+        Err("timestamp_malformed")
+    );
+    assert_eq!(
+        check(
+            &scheme,
+            &[("x-sig", &sig), ("x-time", "1795435200")],
+            BODY,
+            NOW
+        ),
+        Ok(false)
+    );
 }
 
 #[test]
 fn compares_tokens_whole() {
-    let scheme = scheme("algorithm = \"token\"\nsignature = { header = \"authorization\", prefix = \"Bearer \" }");
+    let scheme = scheme(
+        "algorithm = \"token\"\nsignature = { header = \"authorization\", prefix = \"Bearer \" }",
+    );
     for (value, want) in [
         ("Bearer countersign test key", Ok(true)),
         ("Bearer countersign test ke", Ok(false)),
@@ -175,18 +286,31 @@ fn compares_tokens_whole() {
         ("Bearer ", Err("signature_malformed")),
         ("countersign test key", Err("signature_malformed")),
     ] {
-        assert_eq!(check(&scheme, &[("authorization", value)], BODY, NOW), want, "{value}");
+        assert_eq!(
+            check(&scheme, &[("authorization", value)], BODY, NOW),
+            want,
+            "{value}"
+        );
     }
     assert!(!scheme.covers_body());
 }
 
 #[test]
 fn tries_every_key_and_names_the_one_that_matched() {
-    let scheme = scheme("algorithm = \"hmac-sha1\"\nsignature = { header = \"x-sig\", encoding = \"hex\" }");
-    let keys: Vec<_> = [&b"one"[..], SECRET, b"three"].iter().map(|bytes| scheme.key(&secret(bytes))).collect();
+    let scheme =
+        scheme("algorithm = \"hmac-sha1\"\nsignature = { header = \"x-sig\", encoding = \"hex\" }");
+    let keys: Vec<_> = [&b"one"[..], SECRET, b"three"]
+        .iter()
+        .map(|bytes| scheme.key(&secret(bytes)))
+        .collect();
     let good = headers(&[("x-sig", "a6f602a08b31c57a4ffb65afc6c29280cc5069f4")]);
     let finish = |keys: &[Key]| {
-        let mut check = scheme.start(scheme.claim(&good, NOW).unwrap_or_else(|error| panic!("{error}")), keys);
+        let mut check = scheme.start(
+            scheme
+                .claim(&good, NOW)
+                .unwrap_or_else(|error| panic!("{error}")),
+            keys,
+        );
         check.update(BODY);
         check.finish()
     };
@@ -198,7 +322,12 @@ fn tries_every_key_and_names_the_one_that_matched() {
 #[test]
 fn none_vouches_for_nothing() {
     let scheme = Scheme::none();
-    let check = scheme.start(scheme.claim(&HeaderMap::new(), NOW).unwrap_or_else(|error| panic!("{error}")), []);
+    let check = scheme.start(
+        scheme
+            .claim(&HeaderMap::new(), NOW)
+            .unwrap_or_else(|error| panic!("{error}")),
+        [],
+    );
     assert_eq!(check.finish(), Verdict::Unsigned);
 }
 
@@ -207,7 +336,9 @@ fn says_everything_that_is_wrong_with_a_scheme() {
     for (toml, want) in [
         (
             "algorithm = \"md5\"\nsignature = { header = \"x\", encoding = \"hex\" }",
-            &["algorithm: `md5` is not an algorithm; one of `hmac-sha1`, `hmac-sha256`, `hmac-sha384`, `hmac-sha512`, `token`"][..],
+            &[
+                "algorithm: `md5` is not an algorithm; one of `hmac-sha1`, `hmac-sha256`, `hmac-sha384`, `hmac-sha512`, `token`",
+            ][..],
         ),
         (
             "algorithm = \"hmac-sha1\"\nsignature = { header = \"x y\", encoding = \"hexx\" }\ncontent = \"{time}\"",
@@ -219,15 +350,21 @@ fn says_everything_that_is_wrong_with_a_scheme() {
         ),
         (
             "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\" }",
-            &["signature: the encoding of the signature is missing; add `encoding`, one of `hex`, `base64`, `base64url`, `base64url-nopad`"],
+            &[
+                "signature: the encoding of the signature is missing; add `encoding`, one of `hex`, `base64`, `base64url`, `base64url-nopad`",
+            ],
         ),
         (
             "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", encoding = \"hex\" }\ncontent = \"{timestamp}.{body}\"",
-            &["content: `{timestamp}` stands in the content, but the scheme does not say where the timestamp is; add `timestamp = { header = \"…\" }`"],
+            &[
+                "content: `{timestamp}` stands in the content, but the scheme does not say where the timestamp is; add `timestamp = { header = \"…\" }`",
+            ],
         ),
         (
             "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", encoding = \"hex\" }\ntimestamp = { header = \"t\" }",
-            &["timestamp: the signed content does not hold the timestamp, so anyone could change it; put `{timestamp}` into `content`, or leave `timestamp` out"],
+            &[
+                "timestamp: the signed content does not hold the timestamp, so anyone could change it; put `{timestamp}` into `content`, or leave `timestamp` out",
+            ],
         ),
         (
             "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", encoding = \"hex\" }\ncontent = \"{body}{body}\"",
@@ -235,10 +372,16 @@ fn says_everything_that_is_wrong_with_a_scheme() {
         ),
         (
             "algorithm = \"token\"\nsignature = { header = \"content-length\" }",
-            &["signature.header: `content-length` belongs to the connection; name an end-to-end header"],
+            &[
+                "signature.header: `content-length` belongs to the connection; name an end-to-end header",
+            ],
         ),
     ] {
-        let errors: Vec<_> = compile(toml).unwrap_err().iter().map(ToString::to_string).collect();
+        let errors: Vec<_> = compile(toml)
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(errors, want, "{toml}");
     }
 }
@@ -246,14 +389,33 @@ fn says_everything_that_is_wrong_with_a_scheme() {
 #[test]
 fn parameters_fill_their_places_and_no_others() {
     let params = |pairs: &[(&str, &str)]| -> BTreeMap<_, _> {
-        pairs.iter().map(|(name, value)| (String::from(*name), String::from(*value))).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| (String::from(*name), String::from(*value)))
+            .collect()
     };
-    let compile = |given: &[(&str, &str)]| catalogue::compile("carevalidate:custom-header", &params(given));
+    let compile =
+        |given: &[(&str, &str)]| catalogue::compile("carevalidate:custom-header", &params(given));
     let scheme = compile(&[("header", "X-Our-Token")]).unwrap();
-    assert_eq!(check(&scheme, &[("x-our-token", "countersign test key")], BODY, NOW), Ok(true));
-    assert!(matches!(compile(&[]), Err(Some(errors)) if errors[0].message.contains("needs the parameter `header`")));
-    assert!(matches!(compile(&[("header", "a"), ("hedaer", "b")]), Err(Some(errors)) if errors[0].message.contains("no parameter `hedaer`")));
-    assert!(matches!(catalogue::compile("carevalidat", &params(&[])), Err(None)));
+    assert_eq!(
+        check(
+            &scheme,
+            &[("x-our-token", "countersign test key")],
+            BODY,
+            NOW
+        ),
+        Ok(true)
+    );
+    assert!(
+        matches!(compile(&[]), Err(Some(errors)) if errors[0].message.contains("needs the parameter `header`"))
+    );
+    assert!(
+        matches!(compile(&[("header", "a"), ("hedaer", "b")]), Err(Some(errors)) if errors[0].message.contains("no parameter `hedaer`"))
+    );
+    assert!(matches!(
+        catalogue::compile("carevalidat", &params(&[])),
+        Err(None)
+    ));
 }
 
 #[test]
@@ -263,23 +425,56 @@ fn the_catalogue_is_sound() {
     for provider in catalogue::providers() {
         let spec = &provider.spec;
         assert!(spec.scheme.contains_key("default"), "{}", provider.id);
-        assert!(spec.docs.iter().all(|url| url.starts_with("https://")), "{}", provider.id);
-        assert!(["source", "docs", "third-party"].contains(&&*spec.evidence), "{}", provider.id);
-        assert!(spec.checked.parse::<jiff::civil::Date>().is_ok(), "{}", provider.id);
+        assert!(
+            spec.docs.iter().all(|url| url.starts_with("https://")),
+            "{}",
+            provider.id
+        );
+        assert!(
+            ["source", "docs", "third-party"].contains(&&*spec.evidence),
+            "{}",
+            provider.id
+        );
+        assert!(
+            spec.checked.parse::<jiff::civil::Date>().is_ok(),
+            "{}",
+            provider.id
+        );
     }
     for name in catalogue::names() {
         let params = BTreeMap::from([("header".to_owned(), "x-token".to_owned())]);
-        let compiled = catalogue::compile(&name, &BTreeMap::new()).or_else(|_| catalogue::compile(&name, &params));
+        let compiled = catalogue::compile(&name, &BTreeMap::new())
+            .or_else(|_| catalogue::compile(&name, &params));
         assert!(compiled.is_ok(), "{name}");
     }
 }
 
 #[test]
 fn reads_durations() {
-    for (text, want) in [("5m", Some(300_000)), ("250ms", Some(250)), ("7d", Some(604_800_000)), ("0s", Some(0))] {
-        assert_eq!(parse_duration(text).map(|duration| duration.as_millis()), want, "{text}");
+    for (text, want) in [
+        ("5m", Some(300_000)),
+        ("250ms", Some(250)),
+        ("7d", Some(604_800_000)),
+        ("0s", Some(0)),
+    ] {
+        assert_eq!(
+            parse_duration(text).map(|duration| duration.as_millis()),
+            want,
+            "{text}"
+        );
     }
-    for text in ["", "5", "m", "5 m", "-5m", "+5m", "5M", "1.5h", "99999999999999999999d", "18446744073709551615d"] {
+    for text in [
+        "",
+        "5",
+        "m",
+        "5 m",
+        "-5m",
+        "+5m",
+        "5M",
+        "1.5h",
+        "99999999999999999999d",
+        "18446744073709551615d",
+    ] {
         assert_eq!(parse_duration(text), None, "{text}");
     }
 }

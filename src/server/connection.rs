@@ -54,11 +54,20 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
     let mut peer = Peer {
         address,
         tls: service.tls.is_some(),
-        trusted: address.is_some_and(|address| service.trusted_proxies.iter().any(|net| net.contains(&address.to_canonical()))),
+        trusted: address.is_some_and(|address| {
+            service
+                .trusted_proxies
+                .iter()
+                .any(|net| net.contains(&address.to_canonical()))
+        }),
         certificate: None,
     };
     // One limit for the handshake and for the bytes that tell the protocol: hyper waits for neither with a timer.
-    let opened = timeout(service.limits.head_timeout, open(&service, wire, &activity, &mut peer)).await;
+    let opened = timeout(
+        service.limits.head_timeout,
+        open(&service, wire, &activity, &mut peer),
+    )
+    .await;
     let (transport, http2) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
@@ -77,7 +86,13 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
         service_fn(move |request: Request<Incoming>| {
             let (service, peer, busy) = (service.clone(), peer.clone(), activity.request());
             async move {
-                let response = pipeline::serve(service.gateway.clone(), peer, request, service.stopping.is_cancelled()).await;
+                let response = pipeline::serve(
+                    service.gateway.clone(),
+                    peer,
+                    request,
+                    service.stopping.is_cancelled(),
+                )
+                .await;
                 Ok::<_, Infallible>(response.map(|body| Held { body, _busy: busy }))
             }
         })
@@ -85,7 +100,15 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
     let limits = &service.limits;
     let io = TokioIo::new(transport);
     let head_bytes = limits.headers.saturating_mul(HEAD_SLACK);
-    let watch = Watch { activity: &activity, limits: ActivityLimits { head: limits.head_timeout, idle: limits.idle_timeout, http2 }, stopping: &service.stopping };
+    let watch = Watch {
+        activity: &activity,
+        limits: ActivityLimits {
+            head: limits.head_timeout,
+            idle: limits.idle_timeout,
+            http2,
+        },
+        stopping: &service.stopping,
+    };
     if http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -94,7 +117,9 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             .keep_alive_interval(limits.idle_timeout)
             .keep_alive_timeout(limits.head_timeout)
             .serve_connection(io, requests);
-        watch.over(pin!(connection), http2::Connection::graceful_shutdown).await;
+        watch
+            .over(pin!(connection), http2::Connection::graceful_shutdown)
+            .await;
     } else {
         let connection = http1::Builder::new()
             // Heads are timed by `Watch`, from their first byte; hyper's own timer also runs between requests.
@@ -104,7 +129,9 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             .max_header_size(head_bytes as usize)
             .max_buf_size(READ_BUFFER_BYTES_MAX.max(head_bytes as usize))
             .serve_connection(io, requests);
-        watch.over(pin!(connection), http1::Connection::graceful_shutdown).await;
+        watch
+            .over(pin!(connection), http1::Connection::graceful_shutdown)
+            .await;
     }
 }
 
@@ -115,7 +142,12 @@ impl Service {
 }
 
 /// TLS handshake, then the protocol: by ALPN, or on plaintext by the first bytes.
-async fn open(service: &Service, wire: Wire, activity: &Arc<Activity>, peer: &mut Peer) -> io::Result<(Transport, bool)> {
+async fn open(
+    service: &Service,
+    wire: Wire,
+    activity: &Arc<Activity>,
+    peer: &mut Peer,
+) -> io::Result<(Transport, bool)> {
     let Some(acceptor) = &service.tls else {
         let mut transport = Transport::plain(wire, activity.clone());
         let http2 = transport.speaks_http2().await?;
@@ -126,10 +158,13 @@ async fn open(service: &Service, wire: Wire, activity: &Arc<Activity>, peer: &mu
     })?;
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
-    peer.certificate = session.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| {
-        let encoded = data_encoding::BASE64.encode(leaf);
-        HeaderValue::from_str(&format!(":{encoded}:")).ok()
-    });
+    peer.certificate = session
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .and_then(|leaf| {
+            let encoded = data_encoding::BASE64.encode(leaf);
+            HeaderValue::from_str(&format!(":{encoded}:")).ok()
+        });
     Ok((Transport::tls(stream, activity.clone()), http2))
 }
 
@@ -143,7 +178,10 @@ impl<B: Body + Unpin> Body for Held<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

@@ -67,7 +67,9 @@ impl Listener {
     /// Where it listens, with the port that was chosen.
     pub fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string()),
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|error| error.to_string(), |address| address.to_string()),
             Self::Unix(_, file) => format!("unix:{}", file.0.display()),
         }
     }
@@ -88,7 +90,11 @@ impl Listener {
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -100,18 +106,30 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
             if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    "another process listens there",
+                ));
             }
             fs::remove_file(path)
         }
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket stands there")),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is not a socket stands there",
+        )),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
 }
 
 /// Accepts until the process stops. At the limit of connections accepting waits: the kernel's queue holds the rest.
-pub(super) async fn accept(listener: Listener, service: Arc<Service>, places: Arc<Semaphore>, connections: TaskTracker, stopping: CancellationToken) {
+pub(super) async fn accept(
+    listener: Listener,
+    service: Arc<Service>,
+    places: Arc<Semaphore>,
+    connections: TaskTracker,
+    stopping: CancellationToken,
+) {
     let metrics = service.gateway.telemetry.metrics.clone();
     loop {
         let place = tokio::select! {

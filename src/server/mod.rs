@@ -46,8 +46,15 @@ impl Server {
     /// If a certificate cannot be used or an address cannot be bound; the text names it.
     pub fn bind(config: &Config, gateway: Arc<Gateway>) -> anyhow::Result<Self> {
         let tls = config.server.tls.as_ref().map(server_config).transpose()?;
-        let bind = |address: &_| Listener::bind(address).with_context(|| format!("cannot listen on {address}"));
-        let listeners = config.server.listen.iter().map(bind).collect::<anyhow::Result<Vec<_>>>()?;
+        let bind = |address: &_| {
+            Listener::bind(address).with_context(|| format!("cannot listen on {address}"))
+        };
+        let listeners = config
+            .server
+            .listen
+            .iter()
+            .map(bind)
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let admin = config.server.admin.as_ref().map(bind).transpose()?;
         let stopping = CancellationToken::new();
         let service = Service {
@@ -57,7 +64,14 @@ impl Server {
             trusted_proxies: config.server.trusted_proxies.clone(),
             stopping: stopping.clone(),
         };
-        Ok(Self { service: Arc::new(service), listeners, admin, connections: config.limits.connections, drain: config.server.drain, stopping })
+        Ok(Self {
+            service: Arc::new(service),
+            listeners,
+            admin,
+            connections: config.limits.connections,
+            drain: config.server.drain,
+            stopping,
+        })
     }
 
     /// Where senders connect, with the ports that were chosen.
@@ -82,10 +96,22 @@ impl Server {
         let places = Arc::new(Semaphore::new(self.connections));
         let accepting = TaskTracker::new();
         for listener in self.listeners {
-            accepting.spawn(listen::accept(listener, self.service.clone(), places.clone(), connections.clone(), self.stopping.clone()));
+            accepting.spawn(listen::accept(
+                listener,
+                self.service.clone(),
+                places.clone(),
+                connections.clone(),
+                self.stopping.clone(),
+            ));
         }
         // Health and metrics stay to be seen until the last request is answered.
-        let admin = self.admin.map(|listener| tokio::spawn(admin::serve(listener, self.service.gateway.clone(), self.stopping.clone())));
+        let admin = self.admin.map(|listener| {
+            tokio::spawn(admin::serve(
+                listener,
+                self.service.gateway.clone(),
+                self.stopping.clone(),
+            ))
+        });
         self.stopping.cancelled().await;
         accepting.close();
         accepting.wait().await;
@@ -110,7 +136,10 @@ pub fn stop_on_signals(stopping: CancellationToken, hurry: CancellationToken) ->
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     drop(tokio::spawn(async move {
-        for (token, message) in [(stopping, "stopping; a second signal stops at once"), (hurry, "stopping at once")] {
+        for (token, message) in [
+            (stopping, "stopping; a second signal stops at once"),
+            (hurry, "stopping at once"),
+        ] {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}

@@ -23,16 +23,21 @@ pub fn server_config(tls: &Tls) -> anyhow::Result<ServerConfig> {
         Some(path) => {
             let mut roots = RootCertStore::empty();
             for certificate in pem::certificates(path)? {
-                roots.add(certificate).with_context(|| format!("{}: not a certificate authority", path.display()))?;
+                roots
+                    .add(certificate)
+                    .with_context(|| format!("{}: not a certificate authority", path.display()))?;
             }
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().with_context(|| format!("{}: cannot be used", path.display()))?;
+            let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+                .build()
+                .with_context(|| format!("{}: cannot be used", path.display()))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
     let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Sessions resume without state here: memory does not grow with the number of senders.
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().context("no random numbers for session tickets")?;
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()
+        .context("no random numbers for session tickets")?;
     Ok(config)
 }
 
@@ -53,12 +58,19 @@ impl ByName {
             let chain = pem::certificates(&files.certificate)?;
             let path = files.certificate.display();
             let own_names: Vec<String> = {
-                let leaf = webpki::EndEntityCert::try_from(&chain[0]).with_context(|| format!("{path}: the first certificate cannot be read"))?;
-                leaf.valid_dns_names().map(str::to_ascii_lowercase).collect()
+                let leaf = webpki::EndEntityCert::try_from(&chain[0])
+                    .with_context(|| format!("{path}: the first certificate cannot be read"))?;
+                leaf.valid_dns_names()
+                    .map(str::to_ascii_lowercase)
+                    .collect()
             };
             let key = pem::private_key(&files.private_key)?;
-            let key = CertifiedKey::from_der(chain, key, &provider)
-                .with_context(|| format!("{}: this key does not fit the certificate in {path}", files.private_key.display()))?;
+            let key = CertifiedKey::from_der(chain, key, &provider).with_context(|| {
+                format!(
+                    "{}: this key does not fit the certificate in {path}",
+                    files.private_key.display()
+                )
+            })?;
             let key = Arc::new(key);
             if own_names.is_empty() && tls.certificates.len() > 1 {
                 bail!("{path}: holds no DNS name, so it could never be chosen among several");
@@ -69,7 +81,10 @@ impl ByName {
             }
             first.get_or_insert(key);
         }
-        Ok(Self { names, first: first.context("server.tls names no certificate")? })
+        Ok(Self {
+            names,
+            first: first.context("server.tls names no certificate")?,
+        })
     }
 }
 

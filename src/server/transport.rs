@@ -59,7 +59,9 @@ impl Activity {
 
     fn now(&self) -> u64 {
         // Never 0, which means "not".
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(self.began.elapsed().as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1)
     }
 
     /// A request's head is here. Drop what is returned when its answer is out.
@@ -138,11 +140,21 @@ struct Linger {
 
 impl Transport {
     pub(super) fn plain(wire: Wire, activity: Arc<Activity>) -> Self {
-        Self { stream: Stream::Plain(wire), prefix: Bytes::new(), activity, lingering: None }
+        Self {
+            stream: Stream::Plain(wire),
+            prefix: Bytes::new(),
+            activity,
+            lingering: None,
+        }
     }
 
     pub(super) fn tls(stream: TlsStream<Wire>, activity: Arc<Activity>) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream)), prefix: Bytes::new(), activity, lingering: None }
+        Self {
+            stream: Stream::Tls(Box::new(stream)),
+            prefix: Bytes::new(),
+            activity,
+            lingering: None,
+        }
     }
 
     /// Reads until it is clear whether HTTP/2 is spoken by prior knowledge. The bytes stay to be read.
@@ -170,7 +182,9 @@ impl Transport {
     fn wrote<T>(&self, poll: &Poll<T>) {
         if poll.is_pending() {
             if self.activity.stuck_since.load(Relaxed) == 0 {
-                self.activity.stuck_since.store(self.activity.now(), Relaxed);
+                self.activity
+                    .stuck_since
+                    .store(self.activity.now(), Relaxed);
             }
         } else if self.activity.stuck_since.load(Relaxed) != 0 {
             self.activity.stuck_since.store(0, Relaxed);
@@ -183,7 +197,11 @@ trait Duplex: AsyncRead + AsyncWrite + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
 
 impl AsyncRead for Transport {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.prefix.has_remaining() {
             let take = self.prefix.len().min(buf.remaining());
             buf.put_slice(&self.prefix.split_to(take));
@@ -199,13 +217,21 @@ impl AsyncRead for Transport {
 }
 
 impl AsyncWrite for Transport {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let poll = self.as_mut().stream().poll_write(cx, bytes);
         self.wrote(&poll);
         poll
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let poll = self.as_mut().stream().poll_write_vectored(cx, parts);
         self.wrote(&poll);
         poll
@@ -226,9 +252,19 @@ impl AsyncWrite for Transport {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.lingering.is_none() {
             ready!(self.as_mut().stream().poll_shutdown(cx))?;
-            self.lingering = Some(Linger { bytes: 0, end: Box::pin(sleep(LINGER_TIME_MAX)) });
+            self.lingering = Some(Linger {
+                bytes: 0,
+                end: Box::pin(sleep(LINGER_TIME_MAX)),
+            });
         }
-        let Self { stream, lingering: Some(linger), .. } = &mut *self else { return Poll::Ready(Ok(())) };
+        let Self {
+            stream,
+            lingering: Some(linger),
+            ..
+        } = &mut *self
+        else {
+            return Poll::Ready(Ok(()));
+        };
         // Below TLS: what is thrown away need not be decrypted.
         let wire = match stream {
             Stream::Plain(wire) => wire,
@@ -238,7 +274,9 @@ impl AsyncWrite for Transport {
         while linger.bytes < LINGER_BYTES_MAX {
             let mut buf = ReadBuf::new(&mut waste);
             match Pin::new(&mut *wire).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => linger.bytes += buf.filled().len(),
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    linger.bytes += buf.filled().len()
+                }
                 Poll::Ready(_) => return Poll::Ready(Ok(())),
                 Poll::Pending => {
                     ready!(linger.end.as_mut().poll(cx));
@@ -260,17 +298,29 @@ impl Wire {
 }
 
 impl AsyncRead for Wire {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.stream().poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.stream().poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.stream().poll_write_vectored(cx, parts)
     }
 

@@ -155,7 +155,11 @@ impl RequestLog {
             sink,
             format,
             level,
-            refused: Mutex::new(Refused { second: 0, written: 0, suppressed: 0 }),
+            refused: Mutex::new(Refused {
+                second: 0,
+                written: 0,
+                suppressed: 0,
+            }),
         }
     }
 
@@ -165,7 +169,12 @@ impl RequestLog {
     }
 
     /// Tells of one finished request: counts it always, writes it if its level is on.
-    pub fn finish(&self, event: &RequestEvent, metrics: &Metrics, route: Option<(&Route, &RouteCounters)>) {
+    pub fn finish(
+        &self,
+        event: &RequestEvent,
+        metrics: &Metrics,
+        route: Option<(&Route, &RouteCounters)>,
+    ) {
         let total = event.began.elapsed();
         metrics.count(event, route.map(|(_, counters)| counters), total);
         let level = match event.blame {
@@ -175,11 +184,17 @@ impl RequestLog {
         if level > self.level {
             return;
         }
-        let Some(suppressed) = self.admit(event) else { return };
+        let Some(suppressed) = self.admit(event) else {
+            return;
+        };
         let millis = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
         let line = Line {
             timestamp: &event.at.to_string(),
-            level: if level == LogLevel::Warn { "WARN" } else { "INFO" },
+            level: if level == LogLevel::Warn {
+                "WARN"
+            } else {
+                "INFO"
+            },
             message: "request",
             request_id: event.id,
             route: route.map_or("", |(route, _)| &route.name),
@@ -187,7 +202,11 @@ impl RequestLog {
             verdict: event.outcome.as_str(),
             reason: event.reason,
             detail: &event.detail,
-            key: event.key.zip(route).and_then(|(key, (route, _))| route.keys.get(key)).map_or("", |key| &key.id),
+            key: event
+                .key
+                .zip(route)
+                .and_then(|(key, (route, _))| route.keys.get(key))
+                .map_or("", |key| &key.id),
             status: event.status,
             body_bytes: event.body_bytes,
             spilled: event.spilled,
@@ -231,8 +250,15 @@ impl RequestLog {
 impl Line<'_> {
     /// For people: one line, the exact reason at its end.
     fn text(&self) -> String {
-        let mut text = format!("{} {:>5} {} {}", self.timestamp, self.level, self.status, self.verdict);
-        for (name, value) in [("route", self.route), ("key", self.key), ("reason", self.reason)] {
+        let mut text = format!(
+            "{} {:>5} {} {}",
+            self.timestamp, self.level, self.status, self.verdict
+        );
+        for (name, value) in [
+            ("route", self.route),
+            ("key", self.key),
+            ("reason", self.reason),
+        ] {
             if !value.is_empty() {
                 let _ = write!(text, " {name}={value}");
             }

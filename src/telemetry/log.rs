@@ -56,7 +56,10 @@ impl LogSink {
                 while buffer.lines.is_empty() {
                     buffer.writing = false;
                     shared.written.notify_all();
-                    buffer = shared.filled.wait(buffer).unwrap_or_else(PoisonError::into_inner);
+                    buffer = shared
+                        .filled
+                        .wait(buffer)
+                        .unwrap_or_else(PoisonError::into_inner);
                 }
                 drop(buffer);
                 thread::sleep(GATHER);
@@ -151,7 +154,11 @@ mod tests {
         for _ in 0..4096 {
             sink.write(&line);
         }
-        assert!(sink.dropped() > 1024, "{} lines were dropped", sink.dropped());
+        assert!(
+            sink.dropped() > 1024,
+            "{} lines were dropped",
+            sink.dropped()
+        );
         drop(stuck);
         sink.flush(Duration::from_secs(10));
         let kept = lock(&written).len() as u64;

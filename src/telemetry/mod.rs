@@ -11,13 +11,7 @@ use std::{
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::Histogram,
-        info::Info,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
@@ -28,7 +22,9 @@ pub use self::{
 use crate::{body::BodyStore, config::LogFormat, config::LogLevel, route::Route};
 
 /// Buckets of OpenTelemetry's HTTP convention, in seconds.
-const SECONDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+const SECONDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -118,7 +114,9 @@ impl Default for Metrics {
             request_duration: Family::new_with_constructor(seconds),
             upstream_duration: Family::new_with_constructor(seconds),
             body: Family::new_with_constructor(bytes),
-            delivery_age: Family::new_with_constructor(|| Histogram::new([0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0])),
+            delivery_age: Family::new_with_constructor(|| {
+                Histogram::new([0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0])
+            }),
             key_last_used: Family::default(),
             route_keys: Family::default(),
             buffered: Gauge::default(),
@@ -164,7 +162,11 @@ impl Default for Metrics {
         let (name, help) = names::LOG_DROPPED;
         registry.register(name, help, metrics.log_dropped.clone());
         let (name, help) = names::BUILD_INFO;
-        registry.register(name, help, Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        registry.register(
+            name,
+            help,
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         metrics
     }
 }
@@ -172,22 +174,40 @@ impl Default for Metrics {
 impl Metrics {
     /// Looks up, and so creates at zero, what is counted for a route.
     pub fn route(&self, route: &Route) -> RouteCounters {
-        let label = RouteLabel { route: route.name.clone() };
-        self.route_keys.get_or_create(&label).set(route.keys.len().try_into().unwrap_or(i64::MAX));
-        let keys = route.keys.iter().map(|key| KeyLabels { route: route.name.clone(), key: key.id.clone() });
+        let label = RouteLabel {
+            route: route.name.clone(),
+        };
+        self.route_keys
+            .get_or_create(&label)
+            .set(route.keys.len().try_into().unwrap_or(i64::MAX));
+        let keys = route.keys.iter().map(|key| KeyLabels {
+            route: route.name.clone(),
+            key: key.id.clone(),
+        });
         RouteCounters {
-            forwarded: self.requests.get_or_create_owned(&RequestLabels { route: route.name.clone(), outcome: Outcome::Forwarded.as_str() }),
+            forwarded: self.requests.get_or_create_owned(&RequestLabels {
+                route: route.name.clone(),
+                outcome: Outcome::Forwarded.as_str(),
+            }),
             verified: self.verifications.get_or_create_owned(&VerificationLabels {
                 route: route.name.clone(),
                 scheme: route.scheme.name().to_owned(),
-                result: if route.scheme.needs_secret() { "verified" } else { "not_required" },
+                result: if route.scheme.needs_secret() {
+                    "verified"
+                } else {
+                    "not_required"
+                },
                 reason: "",
             }),
             request_duration: self.request_duration.get_or_create_owned(&label),
             upstream_duration: self.upstream_duration.get_or_create_owned(&label),
             body: self.body.get_or_create_owned(&label),
-            delivery_age: self.delivery_age.get_or_create_owned(&SchemeLabel { scheme: route.scheme.name().to_owned() }),
-            keys: keys.map(|labels| self.key_last_used.get_or_create_owned(&labels)).collect(),
+            delivery_age: self.delivery_age.get_or_create_owned(&SchemeLabel {
+                scheme: route.scheme.name().to_owned(),
+            }),
+            keys: keys
+                .map(|labels| self.key_last_used.get_or_create_owned(&labels))
+                .collect(),
             route: route.name.clone(),
             scheme: route.scheme.name().to_owned(),
         }
@@ -198,7 +218,8 @@ impl Metrics {
         self.buffered.set(bodies.memory_bytes());
         self.spooled.set(bodies.spool_bytes());
         self.spooled_bodies.set(bodies.spooled_bodies());
-        self.log_dropped.inc_by(sink.dropped().saturating_sub(self.log_dropped.get()));
+        self.log_dropped
+            .inc_by(sink.dropped().saturating_sub(self.log_dropped.get()));
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -208,13 +229,21 @@ impl Metrics {
     /// Counts one finished request.
     fn count(&self, event: &RequestEvent, route: Option<&RouteCounters>, total: Duration) {
         let Some(route) = route else {
-            self.requests.get_or_create(&RequestLabels { route: String::new(), outcome: event.outcome.as_str() }).inc();
+            self.requests
+                .get_or_create(&RequestLabels {
+                    route: String::new(),
+                    outcome: event.outcome.as_str(),
+                })
+                .inc();
             return;
         };
         if event.outcome == Outcome::Forwarded {
             route.forwarded.inc();
         } else {
-            let labels = RequestLabels { route: route.route.clone(), outcome: event.outcome.as_str() };
+            let labels = RequestLabels {
+                route: route.route.clone(),
+                outcome: event.outcome.as_str(),
+            };
             self.requests.get_or_create(&labels).inc();
         }
         if event.verified {
@@ -224,10 +253,17 @@ impl Metrics {
                 gauge.set(event.at.secs());
             }
             if let Some(signed_at) = event.signed_at {
-                route.delivery_age.observe((event.at.millis().saturating_sub(signed_at.millis())) as f64 / 1000.0);
+                route.delivery_age.observe(
+                    (event.at.millis().saturating_sub(signed_at.millis())) as f64 / 1000.0,
+                );
             }
         } else if event.outcome == Outcome::NotVerified {
-            let labels = VerificationLabels { route: route.route.clone(), scheme: route.scheme.clone(), result: "rejected", reason: event.reason };
+            let labels = VerificationLabels {
+                route: route.route.clone(),
+                scheme: route.scheme.clone(),
+                result: "rejected",
+                reason: event.reason,
+            };
             self.verifications.get_or_create(&labels).inc();
         }
         if let Some(upstream) = event.upstream {
@@ -248,10 +284,18 @@ pub fn install(sink: &LogSink, format: LogFormat, level: LogLevel) {
     };
     // What libraries say at debug level may hold header values.
     let filter = EnvFilter::new(format!("warn,countersign={word}"));
-    let builder = fmt().with_env_filter(filter).with_target(false).with_writer(sink.clone());
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_writer(sink.clone());
     // A second call, in a test, changes nothing.
     let _ = match format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .try_init(),
         LogFormat::Text => builder.with_ansi(false).try_init(),
     };
 }

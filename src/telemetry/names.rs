@@ -5,20 +5,53 @@
 /// Name and help text of one metric.
 pub(super) type Name = (&'static str, &'static str);
 
-pub(super) const REQUESTS: Name = ("countersign_requests", "Requests by route and outcome; route is empty where none was found");
-pub(super) const VERIFICATIONS: Name = ("countersign_verifications", "Signature checks by route, scheme, result and reason");
-pub(super) const REQUEST_DURATION: Name = ("countersign_request_duration", "From the request head to the last byte of the answer, by route");
-pub(super) const UPSTREAM_DURATION: Name = ("countersign_upstream_duration", "From sending to the upstream's response head, by route");
+pub(super) const REQUESTS: Name = (
+    "countersign_requests",
+    "Requests by route and outcome; route is empty where none was found",
+);
+pub(super) const VERIFICATIONS: Name = (
+    "countersign_verifications",
+    "Signature checks by route, scheme, result and reason",
+);
+pub(super) const REQUEST_DURATION: Name = (
+    "countersign_request_duration",
+    "From the request head to the last byte of the answer, by route",
+);
+pub(super) const UPSTREAM_DURATION: Name = (
+    "countersign_upstream_duration",
+    "From sending to the upstream's response head, by route",
+);
 pub(super) const BODY: Name = ("countersign_body", "Size of verified bodies, by route");
 pub(super) const INFLIGHT: Name = ("countersign_inflight_requests", "Requests being served");
 pub(super) const CONNECTIONS: Name = ("countersign_connections", "Open downstream connections");
-pub(super) const ACCEPT_ERRORS: Name = ("countersign_accept_errors", "Connections that could not be accepted, such as for lack of descriptors");
-pub(super) const HANDSHAKE_ERRORS: Name = ("countersign_handshake_errors", "TLS handshakes that failed or took too long");
+pub(super) const ACCEPT_ERRORS: Name = (
+    "countersign_accept_errors",
+    "Connections that could not be accepted, such as for lack of descriptors",
+);
+pub(super) const HANDSHAKE_ERRORS: Name = (
+    "countersign_handshake_errors",
+    "TLS handshakes that failed or took too long",
+);
 pub(super) const BUFFERED: Name = ("countersign_buffered", "Bodies held in memory");
 pub(super) const SPOOLED: Name = ("countersign_spooled", "Bodies held on disk");
-pub(super) const SPOOLED_BODIES: Name = ("countersign_spooled_bodies", "Number of bodies that are partly on disk");
-pub(super) const KEY_LAST_USED: Name = ("countersign_key_last_used_timestamp", "When a key last verified a request, by route and key id; 0: not since start");
-pub(super) const DELIVERY_AGE: Name = ("countersign_delivery_age", "Arrival minus signed time of verified requests, by scheme");
-pub(super) const ROUTE_KEYS: Name = ("countersign_route_usable_keys", "Secrets of a route that could be loaded; 0: the route answers 503");
-pub(super) const LOG_DROPPED: Name = ("countersign_log_lines_dropped", "Log lines lost because the output was too slow");
+pub(super) const SPOOLED_BODIES: Name = (
+    "countersign_spooled_bodies",
+    "Number of bodies that are partly on disk",
+);
+pub(super) const KEY_LAST_USED: Name = (
+    "countersign_key_last_used_timestamp",
+    "When a key last verified a request, by route and key id; 0: not since start",
+);
+pub(super) const DELIVERY_AGE: Name = (
+    "countersign_delivery_age",
+    "Arrival minus signed time of verified requests, by scheme",
+);
+pub(super) const ROUTE_KEYS: Name = (
+    "countersign_route_usable_keys",
+    "Secrets of a route that could be loaded; 0: the route answers 503",
+);
+pub(super) const LOG_DROPPED: Name = (
+    "countersign_log_lines_dropped",
+    "Log lines lost because the output was too slow",
+);
 pub(super) const BUILD_INFO: Name = ("countersign_build", "Version of the program");

@@ -12,7 +12,11 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Sender, pool::Opened, socket::{Socket, SocketWatch}};
+use super::{
+    Sender,
+    pool::Opened,
+    socket::{Socket, SocketWatch},
+};
 use crate::config::{UpstreamAddr, UpstreamConfig, UpstreamProtocol};
 
 /// How far hyper reads ahead in a response, and how much of a request it takes over from the body at once. More than one
@@ -34,11 +38,16 @@ pub(super) struct Connector {
 impl Connector {
     /// # Errors
     /// If the server name is none.
-    pub(super) fn new(address: &UpstreamAddr, config: &UpstreamConfig, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
+    pub(super) fn new(
+        address: &UpstreamAddr,
+        config: &UpstreamConfig,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> io::Result<Self> {
         let tls = match (address, tls) {
             (UpstreamAddr::Https { host, .. }, Some(tls)) => {
                 let name = config.server_name.as_ref().unwrap_or(host).clone();
-                let name = ServerName::try_from(name).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+                let name = ServerName::try_from(name)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
                 Some((TlsConnector::from(tls.clone()), name))
             }
             _ => None,
@@ -53,7 +62,14 @@ impl Connector {
 
     /// Opens a connection, within the time for it.
     pub(super) async fn open(&self) -> io::Result<Opened> {
-        timeout(self.timeout, self.open_unlimited()).await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took longer than connect_timeout")))
+        timeout(self.timeout, self.open_unlimited())
+            .await
+            .unwrap_or_else(|_| {
+                Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "connecting took longer than connect_timeout",
+                ))
+            })
     }
 
     async fn open_unlimited(&self) -> io::Result<Opened> {

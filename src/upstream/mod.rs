@@ -73,11 +73,21 @@ impl Upstream {
     /// If a certificate, key or CA file cannot be used; the text names it.
     pub fn new(config: &UpstreamConfig) -> anyhow::Result<Self> {
         let secure = matches!(config.addresses.first(), Some(UpstreamAddr::Https { .. }));
-        let tls = if secure { Some(Arc::new(tls::client_config(config)?)) } else { None };
+        let tls = if secure {
+            Some(Arc::new(tls::client_config(config)?))
+        } else {
+            None
+        };
         let pools = config
             .addresses
             .iter()
-            .map(|address| Ok(Pool::new(Connector::new(address, config, tls.as_ref())?, config.keep_alive, config.idle_connections)))
+            .map(|address| {
+                Ok(Pool::new(
+                    Connector::new(address, config, tls.as_ref())?,
+                    config.keep_alive,
+                    config.idle_connections,
+                ))
+            })
             .collect::<io::Result<Vec<_>>>()?;
         Ok(Self {
             pools,
@@ -98,14 +108,19 @@ impl Upstream {
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection that the request is on.
-    pub async fn send(&self, mut request: Request<BodyStream>) -> Result<Response<UpstreamBody>, SendError> {
+    pub async fn send(
+        &self,
+        mut request: Request<BodyStream>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
         loop {
             let mut checkout = self.checkout().await.map_err(SendError::Unreachable)?;
             let attempt = checkout.sender.try_send(request, self.secure);
             match timeout(self.timeout, attempt).await {
                 Err(_) => return Err(SendError::Timeout),
                 Ok(Ok(response)) => {
-                    return Ok(response.map(|body| UpstreamBody::new(body, checkout, self.read_timeout)));
+                    return Ok(
+                        response.map(|body| UpstreamBody::new(body, checkout, self.read_timeout))
+                    );
                 }
                 Ok(Err(mut failed)) => match failed.take_message() {
                     // hyper gives a request back only if it never began to write it: another connection may have it.
@@ -145,7 +160,11 @@ impl Upstream {
 }
 
 impl Sender {
-    async fn try_send(&mut self, mut request: Request<BodyStream>, secure: bool) -> Result<Response<Incoming>, TrySendError<Request<BodyStream>>> {
+    async fn try_send(
+        &mut self,
+        mut request: Request<BodyStream>,
+        secure: bool,
+    ) -> Result<Response<Incoming>, TrySendError<Request<BodyStream>>> {
         match self {
             Self::Http1(sender) => sender.try_send_request(request).await,
             Self::Http2(sender) => {
@@ -161,7 +180,14 @@ impl Sender {
 fn absolute(request: &Request<BodyStream>, secure: bool) -> Uri {
     let mut parts = uri::Parts::default();
     parts.path_and_query = request.uri().path_and_query().cloned();
-    parts.scheme = Some(if secure { uri::Scheme::HTTPS } else { uri::Scheme::HTTP });
-    parts.authority = request.headers().get(http::header::HOST).and_then(|host| host.as_bytes().try_into().ok());
+    parts.scheme = Some(if secure {
+        uri::Scheme::HTTPS
+    } else {
+        uri::Scheme::HTTP
+    });
+    parts.authority = request
+        .headers()
+        .get(http::header::HOST)
+        .and_then(|host| host.as_bytes().try_into().ok());
     Uri::from_parts(parts).unwrap_or_else(|_| request.uri().clone())
 }

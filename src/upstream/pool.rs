@@ -77,10 +77,18 @@ impl Pool {
             });
         }
         let now = Instant::now();
-        while let Some(Idle { sender, watch, until }) = state.idle.pop() {
+        while let Some(Idle {
+            sender,
+            watch,
+            until,
+        }) = state.idle.pop()
+        {
             // Not ready: the request before it was answered early and is still being written.
             if until > now && sender.is_ready() && watch.is_quiet() {
-                let home = Home { pool: self.clone(), watch };
+                let home = Home {
+                    pool: self.clone(),
+                    watch,
+                };
                 return Some(Checkout {
                     sender: Sender::Http1(sender),
                     home: Some(home),
@@ -95,13 +103,20 @@ impl Pool {
     pub(super) async fn open(self: &Arc<Self>) -> io::Result<Checkout> {
         let Opened { sender, watch } = self.connector.open().await?;
         let home = match &sender {
-            Sender::Http1(_) => Some(Home { pool: self.clone(), watch }),
+            Sender::Http1(_) => Some(Home {
+                pool: self.clone(),
+                watch,
+            }),
             Sender::Http2(sender) => {
                 self.state().http2 = Some(sender.clone());
                 None
             }
         };
-        Ok(Checkout { sender, home, reused: false })
+        Ok(Checkout {
+            sender,
+            home,
+            reused: false,
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -114,7 +129,9 @@ impl Pool {
             let (next, expired) = {
                 let mut state = self.state();
                 let now = Instant::now();
-                let end = state.idle.partition_point(|connection| connection.until <= now);
+                let end = state
+                    .idle
+                    .partition_point(|connection| connection.until <= now);
                 let expired: Vec<_> = state.idle.drain(..end).collect();
                 let next = state.idle.first().map(|connection| connection.until);
                 state.sweeping = next.is_some();
@@ -140,7 +157,11 @@ impl Home {
             return;
         }
         let until = Instant::now() + self.pool.keep_alive;
-        state.idle.push(Idle { sender, watch: self.watch, until });
+        state.idle.push(Idle {
+            sender,
+            watch: self.watch,
+            until,
+        });
         if !state.sweeping {
             state.sweeping = true;
             drop(tokio::spawn(self.pool.clone().sweep()));

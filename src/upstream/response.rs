@@ -68,7 +68,10 @@ impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = ResponseError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
             this.silence = None;
@@ -80,7 +83,9 @@ impl Body for UpstreamBody {
             return Poll::Ready(frame.map(|frame| frame.map_err(ResponseError::Broken)));
         }
         let read_timeout = this.read_timeout;
-        let silence = this.silence.get_or_insert_with(|| Box::pin(sleep(read_timeout)));
+        let silence = this
+            .silence
+            .get_or_insert_with(|| Box::pin(sleep(read_timeout)));
         ready!(silence.as_mut().poll(cx));
         this.checkout = None;
         Poll::Ready(Some(Err(ResponseError::Silent)))

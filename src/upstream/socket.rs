@@ -51,7 +51,12 @@ impl Socket {
     }
 
     /// Tries again whenever the socket says it is ready, until it really was.
-    fn poll_io<T>(&self, cx: &mut Context<'_>, write: bool, mut attempt: impl FnMut(&Inner) -> io::Result<T>) -> Poll<io::Result<T>> {
+    fn poll_io<T>(
+        &self,
+        cx: &mut Context<'_>,
+        write: bool,
+        mut attempt: impl FnMut(&Inner) -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
         loop {
             ready!(self.poll_ready(cx, write))?;
             match attempt(&self.0) {
@@ -65,7 +70,9 @@ impl Socket {
 impl SocketWatch {
     /// Whether the socket is open and nothing waits to be read: neither the end of the stream nor bytes that nobody asked for.
     pub(super) fn is_quiet(&self) -> bool {
-        let Some(inner) = self.0.upgrade() else { return false };
+        let Some(inner) = self.0.upgrade() else {
+            return false;
+        };
         let mut byte = [0_u8; 1];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peeked = match &*inner {
@@ -77,7 +84,11 @@ impl SocketWatch {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let unfilled = buf.initialize_unfilled();
         let read = ready!(self.poll_io(cx, false, |inner| match inner {
             Inner::Tcp(stream) => stream.try_read(unfilled),
@@ -89,14 +100,22 @@ impl AsyncRead for Socket {
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_io(cx, true, |inner| match inner {
             Inner::Tcp(stream) => stream.try_write(bytes),
             Inner::Unix(stream) => stream.try_write(bytes),
         })
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, parts: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.poll_io(cx, true, |inner| match inner {
             Inner::Tcp(stream) => stream.try_write_vectored(parts),
             Inner::Unix(stream) => stream.try_write_vectored(parts),

@@ -13,11 +13,15 @@ use crate::{
 pub(super) fn client_config(config: &UpstreamConfig) -> anyhow::Result<ClientConfig> {
     let builder = ClientConfig::builder();
     let builder = match &config.ca {
-        None => builder.with_platform_verifier().context("the system's certificate authorities cannot be read")?,
+        None => builder
+            .with_platform_verifier()
+            .context("the system's certificate authorities cannot be read")?,
         Some(path) => {
             let mut roots = RootCertStore::empty();
             for certificate in pem::certificates(path)? {
-                roots.add(certificate).with_context(|| format!("{}: not a certificate authority", path.display()))?;
+                roots
+                    .add(certificate)
+                    .with_context(|| format!("{}: not a certificate authority", path.display()))?;
             }
             builder.with_root_certificates(roots)
         }
@@ -25,8 +29,16 @@ pub(super) fn client_config(config: &UpstreamConfig) -> anyhow::Result<ClientCon
     let mut tls = match &config.client_certificate {
         None => builder.with_no_client_auth(),
         Some(files) => builder
-            .with_client_auth_cert(pem::certificates(&files.certificate)?, pem::private_key(&files.private_key)?)
-            .with_context(|| format!("{}: cannot be used as a client certificate", files.certificate.display()))?,
+            .with_client_auth_cert(
+                pem::certificates(&files.certificate)?,
+                pem::private_key(&files.private_key)?,
+            )
+            .with_context(|| {
+                format!(
+                    "{}: cannot be used as a client certificate",
+                    files.certificate.display()
+                )
+            })?,
     };
     tls.alpn_protocols = match config.protocol {
         UpstreamProtocol::Auto => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
