@@ -1,0 +1,9 @@
+//! Tests of the binary from outside: every test starts its own gateway, on free ports and in its own folder.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails where it stands"
+)]
+
+mod harness;
+mod support;
