@@ -5,5 +5,8 @@
     reason = "a test that cannot go on fails where it stands"
 )]
 
+mod carevalidate;
+mod forwards_bytes_unchanged;
 mod harness;
+mod receivers;
 mod support;
