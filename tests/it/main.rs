@@ -1,0 +1,12 @@
+//! Tests of the binary from outside: every test starts its own gateway, on free ports and in its own folder.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on fails where it stands"
+)]
+
+mod carevalidate;
+mod forwards_bytes_unchanged;
+mod harness;
+mod receivers;
+mod support;

@@ -1,0 +1,332 @@
+//! The gateway under test, as a process.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::{
+    client::{self, Door},
+    delivery::Delivery,
+    logs::{Line, Logs},
+    tls::{self, Identity},
+    wire::{Address, Answer},
+};
+
+/// What stands for the gateway's own folder in any piece of configuration.
+const FOLDER: &str = "$DIR";
+
+/// A gateway to be: collects configuration and files. `$DIR` in a piece of configuration is the gateway's folder.
+pub(crate) struct Builder {
+    folder: TempDir,
+    listen: Vec<String>,
+    server: String,
+    tls: String,
+    limits: String,
+    rest: String,
+    environment: Vec<(String, String)>,
+}
+
+/// A gateway that did not start.
+#[derive(Debug)]
+pub(crate) struct NotStarted {
+    pub(crate) status: ExitStatus,
+    pub(crate) output: String,
+}
+
+/// A gateway that runs; killed when dropped.
+pub(crate) struct Gateway {
+    child: Child,
+    logs: Logs,
+    doors: Vec<Door>,
+    admin: Option<Door>,
+    folder: TempDir,
+}
+
+impl Builder {
+    /// Writes a file into the gateway's folder.
+    pub(crate) fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        let path = self.folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+        self
+    }
+
+    /// Listens here instead of on a free port: `127.0.0.1:0`, `unix:$DIR/in.sock`.
+    pub(crate) fn listen(mut self, addresses: &[&str]) -> Self {
+        self.listen = addresses.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Adds lines to `[server]`.
+    pub(crate) fn server(mut self, lines: &str) -> Self {
+        self.server.push_str(&format!("{lines}\n"));
+        self
+    }
+
+    /// Adds lines to `[limits]`.
+    pub(crate) fn limits(mut self, lines: &str) -> Self {
+        self.limits.push_str(&format!("{lines}\n"));
+        self
+    }
+
+    /// Adds whole sections.
+    pub(crate) fn config(mut self, sections: &str) -> Self {
+        self.rest.push_str(&format!("{sections}\n"));
+        self
+    }
+
+    /// Adds a route with one secret, whose id is `test`; `lines` are further keys.
+    pub(crate) fn route(
+        self,
+        name: &str,
+        path: &str,
+        secret: impl AsRef<[u8]>,
+        upstream: &str,
+        lines: &str,
+    ) -> Self {
+        self.file(&format!("secrets/{name}"), secret)
+            .config(&format!(
+                r#"
+            [[route]]
+            name = "{name}"
+            path = "{path}"
+            scheme = "carevalidate"
+            secrets = [{{ id = "test", file = "{FOLDER}/secrets/{name}" }}]
+            upstream = "{upstream}"
+            {lines}
+            "#
+            ))
+    }
+
+    /// Speaks TLS with a certificate for the tests' hosts.
+    pub(crate) fn tls(self) -> Self {
+        self.tls_with(&tls::authority().issue_local(), "")
+    }
+
+    /// Speaks TLS with this certificate; `lines` are further keys of `[server.tls]`.
+    pub(crate) fn tls_with(mut self, identity: &Identity, lines: &str) -> Self {
+        self.tls = format!(
+            "[server.tls]\ncertificate = \"{FOLDER}/tls/cert.pem\"\nprivate_key = \"{FOLDER}/tls/key.pem\"\n{lines}\n"
+        );
+        self.file("tls/cert.pem", &identity.certificate_pem)
+            .file("tls/key.pem", &identity.key_pem)
+    }
+
+    /// Sets an environment variable.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Starts the gateway and waits until it is ready.
+    ///
+    /// # Panics
+    /// If it does not get there.
+    pub(crate) fn start(self) -> Gateway {
+        self.try_start()
+            .unwrap_or_else(|failed| panic!("{}: {}", failed.status, failed.output))
+    }
+
+    /// Starts the gateway and waits until it is ready, or gone.
+    pub(crate) fn try_start(self) -> Result<Gateway, NotStarted> {
+        let config = self.write_config();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_countersign"))
+            .arg("serve")
+            .arg("--config")
+            .arg(&config)
+            .envs(self.environment)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let logs = Logs::default();
+        logs.follow(child.stdout.take().unwrap());
+        logs.follow(child.stderr.take().unwrap());
+        let mut gateway = Gateway {
+            child,
+            logs,
+            doors: Vec::new(),
+            admin: None,
+            folder: self.folder,
+        };
+        if gateway.logs.wait_for(|line| line.is("ready")).is_none() {
+            return Err(NotStarted {
+                status: gateway.wait_exit(),
+                output: gateway.logs.text(),
+            });
+        }
+        for line in gateway.logs.lines() {
+            if line.is("listening") {
+                gateway.add_listener(&line);
+            }
+        }
+        Ok(gateway)
+    }
+
+    fn write_config(&self) -> PathBuf {
+        let folder = self.folder.path();
+        fs::create_dir_all(folder.join("spool")).unwrap();
+        let mut server = format!("[server]\nlisten = {:?}\n", self.listen);
+        if !self.server.contains("admin =") {
+            server.push_str("admin = \"127.0.0.1:0\"\n");
+        }
+        let limits = format!("[limits]\nspool_dir = \"{FOLDER}/spool\"\n");
+        let text = [
+            &server,
+            &self.server,
+            &self.tls,
+            &limits,
+            &self.limits,
+            &self.rest,
+        ]
+        .map(String::as_str)
+        .concat()
+        .replace(FOLDER, folder.to_str().unwrap());
+        let path = folder.join("countersign.toml");
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Gateway {
+    /// A gateway that listens on free ports of 127.0.0.1, in plaintext, without a route.
+    pub(crate) fn builder() -> Builder {
+        Builder {
+            folder: tempfile::tempdir().unwrap(),
+            listen: vec!["127.0.0.1:0".into()],
+            server: String::new(),
+            tls: String::new(),
+            limits: String::new(),
+            rest: String::new(),
+            environment: Vec::new(),
+        }
+    }
+
+    fn add_listener(&mut self, line: &Line) {
+        let door = Door {
+            address: Address::parse(line.text_field("address").expect("an address")),
+            tls: line.bool_field("tls").expect("whether it speaks TLS"),
+        };
+        match line.text_field("listener") {
+            Some("data") => self.doors.push(door),
+            Some("admin") => self.admin = Some(door),
+            _ => panic!("which listener? {line}"),
+        }
+    }
+
+    /// The first listener for senders.
+    pub(crate) fn door(&self) -> &Door {
+        &self.doors[0]
+    }
+
+    /// All listeners for senders.
+    pub(crate) fn doors(&self) -> &[Door] {
+        &self.doors
+    }
+
+    /// The gateway's own folder: configuration, secrets, spool.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that it wrote so far.
+    pub(crate) fn logs(&self) -> &Logs {
+        &self.logs
+    }
+
+    /// Waits for the log line of the request with this id.
+    pub(crate) fn request_line(&self, id: &str) -> Line {
+        self.logs
+            .wait_for(|line| line.is("request") && line.text_field("request_id") == Some(id))
+            .unwrap_or_else(|| panic!("no line for {id}:\n{}", self.logs.text()))
+    }
+
+    /// Asks the admin listener.
+    pub(crate) fn admin(&self, target: &str) -> Answer {
+        let admin = self.admin.as_ref().expect("an admin listener");
+        let mut wire = client::raw(admin);
+        wire.send(&Delivery::post(target, "").method("GET").raw_head())
+            .unwrap();
+        wire.answer("GET").unwrap()
+    }
+
+    /// The metrics page.
+    pub(crate) fn metrics(&self) -> String {
+        let answer = self.admin("/metrics");
+        assert_eq!(answer.status, 200, "metrics");
+        String::from_utf8(answer.body).unwrap()
+    }
+
+    /// Resident memory in KiB.
+    pub(crate) fn rss_kib(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory that was ever resident, in KiB.
+    pub(crate) fn peak_rss_kib(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, row: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(row))
+            .and_then(|value| value.split_whitespace().next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no {row} in {status}"))
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until the process ended.
+    ///
+    /// # Panics
+    /// If that takes longer than [`PATIENCE`].
+    pub(crate) fn wait_exit(&mut self) -> ExitStatus {
+        self.logs.wait_for_end();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("output of the gateway:\n{}", self.logs.text());
+        }
+    }
+}
+
+/// Checks that a request was refused for its signature, and how.
+pub(crate) fn assert_not_verified(answer: &Answer) {
+    assert_eq!(answer.status, 401, "{answer:?}");
+    assert_eq!(
+        answer.fields.one("content-type"),
+        "application/problem+json"
+    );
+    assert!(answer.fields.has("www-authenticate"), "{answer:?}");
+    let problem = answer.json();
+    assert_eq!(problem["status"], 401, "{problem}");
+    assert_eq!(problem["code"], "not_verified", "{problem}");
+    assert!(problem["request_id"].is_string(), "{problem}");
+}
