@@ -1,5 +1,6 @@
 //! Countersign.
 
+pub mod body;
 pub mod clock;
 pub mod config;
 pub mod scheme;
