@@ -122,7 +122,7 @@ pub async fn send(
         );
     }
     // A length even where it is 0: `POST` without one makes some receivers wait, or answer 411.
-    if body.len() > 0 || !matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+    if !body.is_empty() || !matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
         headers.insert(header::CONTENT_LENGTH, body.len().into());
     }
     let mut request = Request::new(body.into_stream());

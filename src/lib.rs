@@ -7,6 +7,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod forward;
+pub mod listen;
 pub mod pem;
 pub mod pipeline;
 pub mod receive;

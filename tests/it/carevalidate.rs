@@ -182,7 +182,7 @@ fn every_vector_arrives_over_plaintext_http2() {
 
 /// A refusal without what differs from request to request.
 fn anonymous(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
-    let id = request_id(&answer);
+    let id = request_id(answer);
     let hide = |bytes: &[u8]| {
         String::from_utf8(bytes.to_vec())
             .unwrap()

@@ -336,5 +336,6 @@ pub(crate) fn request_id(refusal: &Answer) -> String {
     let problem = refusal.json();
     let instance = problem["instance"].as_str().unwrap_or_default();
     let id = instance.strip_prefix("urn:uuid:");
-    id.unwrap_or_else(|| panic!("no request id: {problem}")).to_owned()
+    id.unwrap_or_else(|| panic!("no request id: {problem}"))
+        .to_owned()
 }
