@@ -9,7 +9,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 
-use crate::{pipeline::Gateway, server::Listener};
+use crate::{listen::Listener, pipeline::Gateway};
 
 /// Requests here come from probes and scrapers: short, or not at all.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -18,6 +18,9 @@ use crate::{
     upstream::Upstream,
 };
 
+/// Where bodies are spooled if the configuration names no folder: unlike `/tmp`, it is on disk everywhere.
+const SPOOL_DIR: &str = "/var/tmp";
+
 /// Something about a route that its operator should see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -56,7 +59,7 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         counters,
         bodies: BodyStore::new(BodyStoreConfig {
             memory: limits.body_memory,
-            spool_dir: limits.spool_dir.clone(),
+            spool_dir: Some(limits.spool_dir.clone().unwrap_or_else(|| SPOOL_DIR.into())),
             spool: limits.spool,
         }),
         pace: Pace {

@@ -6,7 +6,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
     header::{self, Entry},
 };
 
@@ -120,6 +120,10 @@ pub async fn send(
             identity.mark.clone(),
             value(&format!("{prefix}{}", at.secs())),
         );
+    }
+    // A length even where it is 0: `POST` without one makes some receivers wait, or answer 411.
+    if !body.is_empty() || !matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        headers.insert(header::CONTENT_LENGTH, body.len().into());
     }
     let mut request = Request::new(body.into_stream());
     *request.method_mut() = head.method;

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -124,7 +124,7 @@ pub async fn serve(
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
-            if http1 && (expects_continue || !drained(&mut body).await) {
+            if http1 && !drained(&mut body, expects_continue).await {
                 // What follows on this connection is a body that nobody will read.
                 response
                     .headers_mut()
@@ -157,20 +157,25 @@ fn received<'b>(
     Ok(Received { head, body, id, at })
 }
 
-/// Whether the body has ended, or did soon.
-async fn drained(body: &mut Incoming) -> bool {
+/// Whether the body has ended, or did soon. A sender that waits for `100 Continue` is not asked for it any more.
+async fn drained(body: &mut Incoming, expects_continue: bool) -> bool {
     if body.is_end_stream() {
         return true;
     }
-    if body
-        .size_hint()
-        .upper()
-        .is_none_or(|announced| announced > DRAIN_BYTES_MAX)
-    {
+    if expects_continue || body.size_hint().lower() > DRAIN_BYTES_MAX {
         return false;
     }
-    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    timeout(DRAIN_TIME_MAX, rest).await.is_ok() && body.is_end_stream()
+    let mut rest = Limited::new(body, DRAIN_BYTES_MAX as usize);
+    let read = async {
+        loop {
+            match rest.frame().await {
+                None => return true,
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return false,
+            }
+        }
+    };
+    timeout(DRAIN_TIME_MAX, read).await == Ok(true)
 }
 
 /// UUIDv7: the time, then random bits.
@@ -196,13 +201,10 @@ impl Drop for Report {
             ..
         } = &*self.gateway;
         telemetry.metrics.inflight.dec();
-        let route = self.event.route.and_then(|place| {
-            snapshot
-                .routes
-                .iter()
-                .nth(place)
-                .zip(snapshot.counters.get(place))
-        });
+        let route = self
+            .event
+            .route
+            .and_then(|place| snapshot.routes.get(place).zip(snapshot.counters.get(place)));
         telemetry
             .requests
             .finish(&self.event, &telemetry.metrics, route);

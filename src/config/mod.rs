@@ -185,7 +185,7 @@ pub struct Limits {
     pub body: u64,
     /// All bodies held in memory, together.
     pub body_memory: u64,
-    /// Folder for what does not fit; `None`: the system's temporary folder.
+    /// Folder for what does not fit; `None`: `/var/tmp`.
     pub spool_dir: Option<PathBuf>,
     /// All bodies on disk, together; 0: never spill.
     pub spool: u64,

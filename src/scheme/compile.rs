@@ -50,6 +50,14 @@ impl fmt::Display for SpecError {
 }
 
 /// Reads `5m`, `30s`, `500ms`, `24h`, `7d`: one whole number and one unit.
+///
+/// ```
+/// use std::time::Duration;
+/// use countersign::scheme::parse_duration;
+///
+/// assert_eq!(parse_duration("5m"), Some(Duration::from_secs(300)));
+/// assert_eq!(parse_duration("5 minutes"), None);
+/// ```
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);

@@ -22,9 +22,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::transport::{Activity, ActivityLimits, Busy, Transport, Wire};
+use super::transport::{Activity, ActivityLimits, Busy, Transport};
 use crate::{
     config::Limits,
+    listen::Wire,
     pipeline::{self, Gateway},
     receive::Peer,
     telemetry::Metrics,

@@ -1,7 +1,7 @@
 //! The life of a serving process: bind, serve, drain.
 
+mod accept;
 mod connection;
-mod listen;
 mod tls;
 mod transport;
 
@@ -17,8 +17,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::connection::Service;
-pub use self::{listen::Listener, tls::server_config};
-use crate::{admin, config::Config, pipeline::Gateway};
+pub use self::tls::server_config;
+use crate::{admin, config::Config, listen::Listener, pipeline::Gateway};
 
 /// A gateway with its sockets bound.
 pub struct Server {
@@ -96,7 +96,7 @@ impl Server {
         let places = Arc::new(Semaphore::new(self.connections));
         let accepting = TaskTracker::new();
         for listener in self.listeners {
-            accepting.spawn(listen::accept(
+            accepting.spawn(accept::run(
                 listener,
                 self.service.clone(),
                 places.clone(),

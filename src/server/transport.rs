@@ -14,21 +14,16 @@ use std::{
 use bytes::{Buf as _, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
-    net::{TcpStream, UnixStream},
     time::{Instant, Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
+
+use crate::listen::{Duplex, Wire};
 
 /// After an answer that came before the end of the body, this much more is read and thrown away, for this long, so that closing
 /// does not destroy the answer on its way.
 const LINGER_BYTES_MAX: usize = 4 << 20;
 const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
-
-/// A socket.
-pub(crate) enum Wire {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
 
 /// Whether the connection is at work, for the timer that watches over it.
 pub(super) struct Activity {
@@ -192,10 +187,6 @@ impl Transport {
     }
 }
 
-/// Both directions, for either kind of stream.
-trait Duplex: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
-
 impl AsyncRead for Transport {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -285,54 +276,5 @@ impl AsyncWrite for Transport {
             }
         }
         Poll::Ready(Ok(()))
-    }
-}
-
-impl Wire {
-    fn stream(self: Pin<&mut Self>) -> Pin<&mut (dyn Duplex + 'static)> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream),
-            Self::Unix(stream) => Pin::new(stream),
-        }
-    }
-}
-
-impl AsyncRead for Wire {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.stream().poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Wire {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(cx, parts)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream().poll_shutdown(cx)
     }
 }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::support::{
     client::{self, Client, Protocol},
     delivery::{Cuts, Delivery},
-    gateway::{Builder, Gateway, assert_not_verified},
+    gateway::{Builder, Gateway, assert_not_verified, request_id},
     script, sign,
     upstream::Upstream,
     wire::{Answer, Fields},
@@ -182,7 +182,7 @@ fn every_vector_arrives_over_plaintext_http2() {
 
 /// A refusal without what differs from request to request.
 fn anonymous(answer: &Answer) -> (u16, Vec<(String, String)>, String) {
-    let id = answer.json()["request_id"].as_str().unwrap().to_owned();
+    let id = request_id(answer);
     let hide = |bytes: &[u8]| {
         String::from_utf8(bytes.to_vec())
             .unwrap()

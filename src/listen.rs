@@ -1,30 +1,22 @@
-//! Listening sockets and the accept loop.
+//! Listening sockets, and what they accept.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, IoSlice},
     net::{IpAddr, SocketAddr},
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    pin::Pin,
+    task::{Context, Poll},
 };
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::Semaphore,
-    time::sleep,
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{
-    connection::{self, Service},
-    transport::Wire,
-};
 use crate::config::ListenAddr;
-
-/// How long accepting rests when descriptors have run out: closing connections give some back.
-const REST: Duration = Duration::from_millis(50);
 
 /// Connections that the kernel completes ahead of us.
 const BACKLOG: i32 = 4096;
@@ -74,7 +66,11 @@ impl Listener {
         }
     }
 
-    pub(crate) async fn accept(&self) -> io::Result<(Wire, Option<IpAddr>)> {
+    /// The next connection, and the address it comes from.
+    ///
+    /// # Errors
+    /// As the system says; descriptors may have run out.
+    pub async fn accept(&self) -> io::Result<(Wire, Option<IpAddr>)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -122,45 +118,63 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Accepts until the process stops. At the limit of connections accepting waits: the kernel's queue holds the rest.
-pub(super) async fn accept(
-    listener: Listener,
-    service: Arc<Service>,
-    places: Arc<Semaphore>,
-    connections: TaskTracker,
-    stopping: CancellationToken,
-) {
-    let metrics = service.gateway.telemetry.metrics.clone();
-    loop {
-        let place = tokio::select! {
-            biased;
-            () = stopping.cancelled() => return,
-            Ok(place) = places.clone().acquire_owned() => place,
-        };
-        let accepted = tokio::select! {
-            biased;
-            () = stopping.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((wire, address)) => {
-                metrics.connections.inc();
-                let (service, metrics) = (service.clone(), metrics.clone());
-                connections.spawn(async move {
-                    connection::serve(service, wire, address).await;
-                    metrics.connections.dec();
-                    drop(place);
-                });
-            }
-            // The one that wanted to connect has gone again; or descriptors have run out.
-            Err(error) => {
-                metrics.accept_errors.inc();
-                tracing::debug!(%error, "a connection could not be accepted");
-                if matches!(error.raw_os_error(), Some(code) if code == rustix::io::Errno::MFILE.raw_os_error() || code == rustix::io::Errno::NFILE.raw_os_error() || code == rustix::io::Errno::NOBUFS.raw_os_error() || code == rustix::io::Errno::NOMEM.raw_os_error())
-                {
-                    sleep(REST).await;
-                }
-            }
+/// An accepted socket.
+pub enum Wire {
+    /// TCP
+    Tcp(TcpStream),
+    /// Unix
+    Unix(UnixStream),
+}
+
+/// Both directions, for either kind of stream.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
+impl Wire {
+    fn stream(self: Pin<&mut Self>) -> Pin<&mut (dyn Duplex + 'static)> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream),
+            Self::Unix(stream) => Pin::new(stream),
         }
+    }
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream().poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream().poll_write_vectored(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_shutdown(cx)
     }
 }

@@ -1,0 +1,59 @@
+//! The accept loop.
+
+use std::{sync::Arc, time::Duration};
+
+use rustix::io::Errno;
+use tokio::{sync::Semaphore, time::sleep};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::connection::{self, Service};
+use crate::listen::Listener;
+
+/// How long accepting rests when descriptors have run out: closing connections give some back.
+const REST: Duration = Duration::from_millis(50);
+
+/// Accepts until the process stops. At the limit of connections accepting waits: the kernel's queue holds the rest.
+pub(super) async fn run(
+    listener: Listener,
+    service: Arc<Service>,
+    places: Arc<Semaphore>,
+    connections: TaskTracker,
+    stopping: CancellationToken,
+) {
+    let metrics = service.gateway.telemetry.metrics.clone();
+    loop {
+        let place = tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            Ok(place) = places.clone().acquire_owned() => place,
+        };
+        let accepted = tokio::select! {
+            biased;
+            () = stopping.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((wire, address)) => {
+                metrics.connections.inc();
+                let (service, metrics) = (service.clone(), metrics.clone());
+                connections.spawn(async move {
+                    connection::serve(service, wire, address).await;
+                    metrics.connections.dec();
+                    drop(place);
+                });
+            }
+            // The one that wanted to connect has gone again; or descriptors have run out.
+            Err(error) => {
+                metrics.accept_errors.inc();
+                tracing::debug!(%error, "a connection could not be accepted");
+                if Errno::from_io_error(&error).is_some_and(is_shortage) {
+                    sleep(REST).await;
+                }
+            }
+        }
+    }
+}
+
+fn is_shortage(errno: Errno) -> bool {
+    [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM].contains(&errno)
+}
