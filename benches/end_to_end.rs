@@ -151,50 +151,41 @@ impl Proxy {
     }
 
     fn countersign(name: &'static str, upstream: SocketAddr, level: &str) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_countersign"))
+        // At level `warn` it does not say where it listens, so the port is chosen here.
+        let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = free.local_addr().expect("it is bound");
+        drop(free);
+        let child = Command::new(env!("CARGO_BIN_EXE_countersign"))
             .args([
                 "serve",
                 "--scheme",
                 "carevalidate",
                 "--secret-env",
                 "BENCH_SECRET",
-                "--listen",
-                "127.0.0.1:0",
                 "--admin",
                 "off",
             ])
             .args([
+                "--listen",
+                &address.to_string(),
                 "--upstream",
                 &format!("http://{upstream}"),
-                "--log-format",
-                "json",
             ])
+            .args(["--log-format", "json", "--log-level", level])
             .envs([
                 ("BENCH_SECRET", SECRET),
                 ("COUNTERSIGN_SERVER__THREADS", "1"),
-                ("COUNTERSIGN_LOG__LEVEL", level),
             ])
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .spawn()
             .expect("it starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        let mut address = None;
-        for line in lines.by_ref().map_while(Result::ok) {
-            let line: serde_json::Value = serde_json::from_str(&line).expect("log lines are JSON");
-            if line["message"] == "listening" {
-                address = line["address"]
-                    .as_str()
-                    .and_then(|address| address.parse().ok());
-            }
-            if line["message"] == "ready" {
-                break;
-            }
+        while TcpStream::connect(address).is_err() {
+            thread::yield_now();
         }
-        thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         Self {
             name,
             child,
-            address: address.expect("it says where it listens"),
+            address,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench micro`; one case: `cargo bench --bench micro -- plan/carevalidate`.
 
-use std::{collections::BTreeMap, hint::black_box};
+use std::{collections::BTreeMap, hint::black_box, sync::Arc};
 
 use countersign::{
     clock::UnixTime,
@@ -111,12 +111,7 @@ fn request() -> Request<()> {
 }
 
 fn head(c: &mut Criterion) {
-    let peer = Peer {
-        address: Some([192, 0, 2, 7].into()),
-        tls: true,
-        trusted: false,
-        certificate: None,
-    };
+    let peer = Arc::new(Peer::new(Some([192, 0, 2, 7].into()), true, false, None));
     let identity = Identity::new(&HeaderName::from_static("countersign-verified"));
     let flags = Flags {
         scheme: Some("carevalidate".into()),
@@ -135,7 +130,9 @@ fn head(c: &mut Criterion) {
     let head = Head::new(parts.clone(), peer.clone(), 32 << 10)
         .unwrap_or_else(|rejection| panic!("{rejection}"));
     c.bench_function("head/outbound", |b| {
-        b.iter(|| outbound_headers(black_box(&head), &route, &identity).len())
+        b.iter(|| {
+            outbound_headers(black_box(&head).headers.clone(), &head, &route, &identity).len()
+        })
     });
     c.bench_function("head/clone_for_reference", |b| {
         b.iter(|| black_box(&head.headers).clone().len())

@@ -92,7 +92,7 @@ async fn handle(
 /// Serves one request: always an answer, always one event.
 pub async fn serve(
     gateway: Arc<Gateway>,
-    peer: Peer,
+    peer: Arc<Peer>,
     request: Request<Incoming>,
     closing: bool,
 ) -> Response<AnswerBody> {
@@ -113,19 +113,16 @@ pub async fn serve(
     let mut response = match outcome {
         Ok(response) => {
             report.event.status = response.status().as_u16();
-            // Until the answer has gone out whole, it is an answer cut short.
+            // Until the answer has gone out whole: if it never does, the sender has left.
             report.event.outcome = Outcome::Cut;
-            report.event.blame = Some(Blame::Upstream);
-            response.map(|upstream| AnswerBody {
-                kind: AnswerKind::Upstream(upstream),
-                report: Some(report),
-            })
+            response.map(|upstream| AnswerBody::passing(upstream, report))
         }
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
-            if http1 && !drained(&mut body, expects_continue).await {
-                // What follows on this connection is a body that nobody will read.
+            let ambiguous = matches!(rejection, Rejection::HeadMalformed(_));
+            if http1 && (ambiguous || !drained(&mut body, expects_continue).await) {
+                // What follows is a body that nobody will read, or cannot be told apart from one.
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -147,7 +144,7 @@ pub async fn serve(
 
 fn received<'b>(
     parts: Parts,
-    peer: Peer,
+    peer: Arc<Peer>,
     body: &'b mut Incoming,
     id: Uuid,
     at: UnixTime,
@@ -223,9 +220,23 @@ enum AnswerKind {
 }
 
 impl AnswerBody {
+    /// An upstream's answer, and what to tell of it when its last byte has gone.
+    fn passing(upstream: UpstreamBody, report: Report) -> Self {
+        let mut body = Self {
+            kind: AnswerKind::Upstream(upstream),
+            report: Some(report),
+        };
+        // hyper does not ask for frames of a body that is empty from the start.
+        if body.is_end_stream() {
+            body.completed();
+        }
+        body
+    }
+
     fn completed(&mut self) {
         if let Some(mut report) = self.report.take() {
             report.event.outcome = Outcome::Forwarded;
+            report.event.reason = "";
             report.event.blame = None;
         }
     }
@@ -252,6 +263,7 @@ impl Body for AnswerBody {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 if let Some(mut report) = this.report.take() {
+                    report.event.blame = Some(Blame::Upstream);
                     report.event.reason = "response_cut";
                     report.event.detail = crate::reject::Chain(error).to_string();
                 }

@@ -254,6 +254,13 @@ impl Compiler<'_> {
                 one_of(&["s", "ms", "rfc3339"]),
             ),
         };
+        if runs_on && unit == Some(TimeUnit::Rfc3339) {
+            return self.fault(
+                &["content"],
+                "nothing separates the timestamp from what follows, and an RFC 3339 time has no fixed length",
+                "put a separator between them, such as `.`",
+            );
+        }
         let tolerance = match &spec.tolerance {
             None => Some(TOLERANCE_DEFAULT),
             Some(text) => match parse_duration(text) {

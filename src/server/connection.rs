@@ -52,24 +52,9 @@ pub(super) struct Service {
 /// Serves one connection to its end.
 pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpAddr>) {
     let activity = Activity::new();
-    let mut peer = Peer {
-        address,
-        tls: service.tls.is_some(),
-        trusted: address.is_some_and(|address| {
-            service
-                .trusted_proxies
-                .iter()
-                .any(|net| net.contains(&address.to_canonical()))
-        }),
-        certificate: None,
-    };
     // One limit for the handshake and for the bytes that tell the protocol: hyper waits for neither with a timer.
-    let opened = timeout(
-        service.limits.head_timeout,
-        open(&service, wire, &activity, &mut peer),
-    )
-    .await;
-    let (transport, http2) = match opened {
+    let opened = timeout(service.limits.head_timeout, open(&service, wire, &activity)).await;
+    let (transport, http2, certificate) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
             tracing::debug!(%error, peer = ?address, "connection ended before the first request");
@@ -82,6 +67,16 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             return;
         }
     };
+    let trusted = address.is_some_and(|address| {
+        let mut nets = service.trusted_proxies.iter();
+        nets.any(|net| net.contains(&address))
+    });
+    let peer = Arc::new(Peer::new(
+        address,
+        service.tls.is_some(),
+        trusted,
+        certificate,
+    ));
     let requests = {
         let (service, activity) = (service.clone(), activity.clone());
         service_fn(move |request: Request<Incoming>| {
@@ -142,31 +137,28 @@ impl Service {
     }
 }
 
-/// TLS handshake, then the protocol: by ALPN, or on plaintext by the first bytes.
+/// TLS handshake, then the protocol: by ALPN, or on plaintext by the first bytes. With it the client certificate, if one came.
 async fn open(
     service: &Service,
     wire: Wire,
     activity: &Arc<Activity>,
-    peer: &mut Peer,
-) -> io::Result<(Transport, bool)> {
+) -> io::Result<(Transport, bool, Option<HeaderValue>)> {
     let Some(acceptor) = &service.tls else {
         let mut transport = Transport::plain(wire, activity.clone());
         let http2 = transport.speaks_http2().await?;
-        return Ok((transport, http2));
+        return Ok((transport, http2, None));
     };
     let stream = acceptor.accept(wire).await.inspect_err(|_| {
         service.metrics().handshake_errors.inc();
     })?;
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
-    peer.certificate = session
-        .peer_certificates()
-        .and_then(|chain| chain.first())
-        .and_then(|leaf| {
-            let encoded = data_encoding::BASE64.encode(leaf);
-            HeaderValue::from_str(&format!(":{encoded}:")).ok()
-        });
-    Ok((Transport::tls(stream, activity.clone()), http2))
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
+    let certificate = leaf.and_then(|leaf| {
+        let encoded = data_encoding::BASE64.encode(leaf);
+        HeaderValue::try_from(format!(":{encoded}:")).ok()
+    });
+    Ok((Transport::tls(stream, activity.clone()), http2, certificate))
 }
 
 /// An answer's body; as long as it lives, the connection is busy.
