@@ -18,6 +18,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -104,6 +105,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             http2,
         },
         stopping: &service.stopping,
+        unreadable: &service.metrics().unreadable_heads,
     };
     if http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
@@ -192,12 +194,13 @@ struct Watch<'a> {
     activity: &'a Activity,
     limits: ActivityLimits,
     stopping: &'a CancellationToken,
+    unreadable: &'a Counter,
 }
 
 impl Watch<'_> {
-    async fn over<C, T, E>(&self, mut connection: Pin<&mut C>, close: fn(Pin<&mut C>))
+    async fn over<C>(&self, mut connection: Pin<&mut C>, close: fn(Pin<&mut C>))
     where
-        C: Future<Output = Result<T, E>>,
+        C: Future<Output = hyper::Result<()>>,
     {
         let (mut stopping, mut closing) = (false, false);
         let mut wake = Instant::now() + self.limits.head.min(self.limits.idle);
@@ -205,7 +208,14 @@ impl Watch<'_> {
             tokio::select! {
                 // The connection first: it is what all this is for.
                 biased;
-                _ = connection.as_mut() => return,
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended && error.is_parse() {
+                        // hyper has answered it; no request of ours begins with it, so it is counted here.
+                        self.unreadable.inc();
+                        tracing::debug!(%error, "a request head could not be read");
+                    }
+                    return;
+                }
                 () = sleep_until(wake) => {
                     if stopping && self.activity.is_idle() {
                         close(connection.as_mut());
