@@ -17,8 +17,11 @@ use crate::{
     verify::Standing,
 };
 
-/// Prefix of our own headers, folded.
-const OWN_PREFIX: &str = "countersign_";
+/// Prefix of our own headers.
+const OWN_PREFIX: &str = "countersign-";
+
+/// How many headers are added at most.
+const ADDED_MAX: usize = 9;
 
 /// Carries the request id.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("countersign-request-id");
@@ -28,17 +31,18 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 
-/// Folded names that only we, the connection, or a trusted proxy may set. Under any other spelling than the plain one they
-/// would reach a CGI-style upstream as the same variable, so other spellings are dropped.
-const FOLDED_RESERVED: [&str; 8] = [
-    "content_length",
-    "content_type",
-    "transfer_encoding",
-    "host",
-    "connection",
-    "via",
-    "forwarded",
+/// Names whose other spellings (`Content_Length`) would reach a CGI-style upstream as the same variable: dropped.
+const RESERVED: [&str; 10] = [
     "authorization",
+    "client-cert",
+    "client-cert-chain",
+    "connection",
+    "content-length",
+    "content-type",
+    "forwarded",
+    "host",
+    "transfer-encoding",
+    "via",
 ];
 
 /// What forwarding needs to know of the gateway itself.
@@ -46,7 +50,7 @@ const FOLDED_RESERVED: [&str; 8] = [
 pub struct Identity {
     /// Name of the header that says "verified".
     mark: HeaderName,
-    /// The same, folded.
+    /// The same in lower case, with `-` for all but letters and digits.
     mark_folded: String,
     /// How this process, and no other, appears in `Via`.
     received_by: String,
@@ -63,7 +67,7 @@ impl Identity {
         let received_by = format!("countersign ({})", data_encoding::HEXLOWER.encode(&random));
         Self {
             mark: mark.clone(),
-            mark_folded: fold(mark),
+            mark_folded: fold(mark).replace('_', "-"),
             via: ["1.0", "1.1", "2.0"].map(|version| value(&format!("{version} {received_by}"))),
             received_by,
         }
@@ -137,6 +141,7 @@ pub fn outbound_headers(
     route: &Route,
     identity: &Identity,
 ) -> HeaderMap {
+    headers.reserve(ADDED_MAX);
     strip(&mut headers, |name| {
         is_reserved(name, route, identity, head.peer.trusted)
     });
@@ -186,32 +191,22 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// Whether a sender may not set this header, or not in this spelling.
 fn is_reserved(name: &HeaderName, route: &Route, identity: &Identity, trusted: bool) -> bool {
     let text = name.as_str();
-    let plain = text
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    // Nearly all names end here: plainly spelled, and none of ours.
-    if plain
-        && !text.starts_with(['c', 'x', 'f', 'v'])
-        && !identity.mark.as_str().starts_with(&text[..1])
-    {
-        return false;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if text.bytes().all(is_plain) {
+        let about_hops = text.starts_with("x-forwarded-") || text == "forwarded" || text == "via";
+        return about_hops && !trusted
+            || text.starts_with(OWN_PREFIX)
+            || *name == identity.mark
+            || matches!(text, "client-cert" | "client-cert-chain");
     }
-    let folded = fold(name);
-    if folded.starts_with(OWN_PREFIX)
+    // Another spelling of a name that only we, the connection or a trusted proxy may set, or that the scheme reads.
+    let folded = fold(name).replace('_', "-");
+    let reads = |own: &HeaderName| fold(own) == fold(name) && own != name;
+    folded.starts_with(OWN_PREFIX)
+        || folded.starts_with("x-forwarded-")
         || folded == identity.mark_folded
-        || folded == "client_cert"
-        || folded == "client_cert_chain"
-    {
-        return true;
-    }
-    let about_hops = folded.starts_with("x_forwarded_") || folded == "forwarded" || folded == "via";
-    if plain {
-        return about_hops && !trusted;
-    }
-    about_hops
-        || FOLDED_RESERVED.contains(&folded.as_str())
-        || route.folded_scheme_headers.contains(&folded)
-            && !route.scheme.headers().any(|own| own == name)
+        || RESERVED.contains(&&*folded)
+        || route.scheme.headers().any(reads)
 }
 
 /// HTTP/2 senders may split `Cookie`; HTTP/1.1 has one (RFC 9113, 8.2.3).

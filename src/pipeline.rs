@@ -2,7 +2,10 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -41,6 +44,8 @@ pub struct Gateway {
     pub clock: Box<dyn Clock>,
     /// Where outcomes are told.
     pub telemetry: Telemetry,
+    /// Where request ids come from.
+    pub ids: RequestIds,
 }
 
 /// The stages of one request. Each takes what the one before proved.
@@ -97,7 +102,7 @@ pub async fn serve(
     closing: bool,
 ) -> Response<AnswerBody> {
     let at = gateway.clock.now();
-    let id = new_id(at);
+    let id = gateway.ids.next(at);
     let http1 = request.version() < Version::HTTP_2;
     let (parts, mut body) = request.into_parts();
     let mut report = Report {
@@ -175,13 +180,40 @@ async fn drained(body: &mut Incoming, expects_continue: bool) -> bool {
     timeout(DRAIN_TIME_MAX, read).await == Ok(true)
 }
 
-/// UUIDv7: the time, then random bits.
-fn new_id(at: UnixTime) -> Uuid {
-    let mut random = [0; 10];
-    // Without randomness ids would repeat, which breaks nothing but the search for them.
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    uuid::Builder::from_unix_timestamp_millis(u64::try_from(at.millis()).unwrap_or(0), &random)
-        .into_uuid()
+/// Makes request ids: UUIDv7, the time first. The rest is unique, not secret: a counter from a random start, scattered.
+pub struct RequestIds {
+    instance: [u8; 2],
+    counter: AtomicU64,
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        let mut random = [0; 10];
+        // Without randomness two instances could make the same ids, which breaks nothing but the search for them.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        let [a, b, start @ ..] = random;
+        Self {
+            instance: [a, b],
+            counter: AtomicU64::new(u64::from_le_bytes(start)),
+        }
+    }
+}
+
+impl RequestIds {
+    fn next(&self, at: UnixTime) -> Uuid {
+        // SplitMix64's finalizer: a bijection, so that no two counts give the same bits.
+        let mut bits = self
+            .counter
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        let mut rest = [0; 10];
+        rest[..2].copy_from_slice(&self.instance);
+        rest[2..].copy_from_slice(&bits.to_be_bytes());
+        let millis = u64::try_from(at.millis()).unwrap_or(0);
+        uuid::Builder::from_unix_timestamp_millis(millis, &rest).into_uuid()
+    }
 }
 
 /// Tells of the request when it is dropped: after the last byte of the answer, or when the sender has left.
@@ -338,5 +370,27 @@ impl RequestEvent {
             (_, Blame::Operator | Blame::Gateway) => Outcome::Unavailable,
             (_, Blame::Upstream) => Outcome::UpstreamError,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn request_ids_are_unique_and_begin_with_the_time() {
+        let ids = RequestIds::default();
+        let at = UnixTime::from_millis(1_795_435_200_123);
+        let made: HashSet<_> = (0..100_000).map(|_| ids.next(at)).collect();
+        assert_eq!(made.len(), 100_000);
+        for id in made {
+            assert_eq!(id.get_version_num(), 7);
+            assert_eq!(
+                &id.as_bytes()[..6],
+                &1_795_435_200_123_u64.to_be_bytes()[2..]
+            );
+        }
     }
 }

@@ -101,12 +101,14 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // Only what a shared reference can fill is initialised first, so not all of a large buffer.
         let wanted = buf.remaining().min(READ_BYTES_MAX);
-        let unfilled = buf.initialize_unfilled_to(wanted);
-        let read = ready!(self.poll_io(cx, false, |inner| match inner {
-            Inner::Tcp(stream) => stream.try_read(unfilled),
-            Inner::Unix(stream) => stream.try_read(unfilled),
+        let read = ready!(self.poll_io(cx, false, |inner| {
+            // Zeroed only when there is something to read; a shared reference cannot fill what is not.
+            let unfilled = buf.initialize_unfilled_to(wanted);
+            match inner {
+                Inner::Tcp(stream) => stream.try_read(unfilled),
+                Inner::Unix(stream) => stream.try_read(unfilled),
+            }
         }))?;
         if read > 0 && read < wanted {
             self.emptied();
