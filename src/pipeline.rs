@@ -115,10 +115,16 @@ pub async fn serve(
             report.event.status = response.status().as_u16();
             // Until the answer has gone out whole, it is an answer cut short.
             report.event.outcome = Outcome::Cut;
-            report.event.blame = Some(Blame::Upstream);
-            response.map(|upstream| AnswerBody {
-                kind: AnswerKind::Upstream(upstream),
-                report: Some(report),
+            response.map(|upstream| {
+                let mut body = AnswerBody {
+                    kind: AnswerKind::Upstream(upstream),
+                    report: Some(report),
+                };
+                // Nobody asks for the frames of a body that has none.
+                if body.is_end_stream() {
+                    body.completed();
+                }
+                body
             })
         }
         Err(rejection) => {
@@ -224,6 +230,7 @@ impl AnswerBody {
     fn completed(&mut self) {
         if let Some(mut report) = self.report.take() {
             report.event.outcome = Outcome::Forwarded;
+            report.event.reason = "";
             report.event.blame = None;
         }
     }
@@ -251,6 +258,7 @@ impl Body for AnswerBody {
             Some(Err(error)) => {
                 if let Some(mut report) = this.report.take() {
                     report.event.reason = "response_cut";
+                    report.event.blame = Some(Blame::Upstream);
                     report.event.detail = crate::reject::Chain(error).to_string();
                 }
             }
