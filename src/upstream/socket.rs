@@ -10,7 +10,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::net::{RecvFlags, recv};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, Shutdown, recv, shutdown},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -115,7 +118,24 @@ impl SocketWatch {
             Stream::Tcp(stream) => recv(stream, &mut byte, flags),
             Stream::Unix(stream) => recv(stream, &mut byte, flags),
         };
-        matches!(peeked, Err(rustix::io::Errno::AGAIN)) && !inner.deaf.load(Relaxed)
+        matches!(peeked, Err(Errno::AGAIN)) && !inner.deaf.load(Relaxed)
+    }
+
+    /// Ends both directions. The connection notices and closes.
+    pub(super) fn hang_up(&self) {
+        if let Some(inner) = self.0.upgrade() {
+            // It may be over already.
+            let _ = inner.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Stream {
+    fn shutdown(&self, how: Shutdown) -> Result<(), Errno> {
+        match self {
+            Self::Tcp(stream) => shutdown(stream, how),
+            Self::Unix(stream) => shutdown(stream, how),
+        }
     }
 }
 
@@ -175,12 +195,8 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = match &self.0.stream {
-            Stream::Tcp(stream) => rustix::net::shutdown(stream, rustix::net::Shutdown::Write),
-            Stream::Unix(stream) => rustix::net::shutdown(stream, rustix::net::Shutdown::Write),
-        };
-        Poll::Ready(match done {
-            Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
+        Poll::Ready(match self.0.stream.shutdown(Shutdown::Write) {
+            Ok(()) | Err(Errno::NOTCONN) => Ok(()),
             Err(error) => Err(error.into()),
         })
     }

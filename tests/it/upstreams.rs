@@ -309,13 +309,32 @@ fn early_answer_and_reset_reach_the_sender() {
 #[test]
 fn rest_of_a_body_that_nobody_reads_is_let_go() {
     let upstream = Upstream::start(|_| Behaviour::IgnoreBody(Response::new(202).to_bytes()));
-    let setup = Setup::new(&upstream.url(), "");
+    let setup = Setup::new(&upstream.url(), "keep_alive = \"500ms\"");
     let resting = setup.gateway.descriptors();
     assert_eq!(setup.post(large_body()).status, 202);
-    setup.assert_serves_others();
-    setup.gateway.wait_for_descriptors(resting + 1);
+    setup.gateway.wait_for_descriptors(resting);
+    let metrics = setup.gateway.metrics();
+    assert!(
+        metrics.contains("\ncountersign_buffered_bytes 0\n"),
+        "{metrics}"
+    );
     assert_eq!(setup.post(large_body()).status, 202);
     assert_eq!((upstream.count(), upstream.connections()), (2, 2));
+}
+
+#[test]
+fn rest_of_a_body_arrives_after_an_early_answer() {
+    let upstream = Upstream::start(|_| Behaviour::AnswerThenRead(ok()));
+    let setup = Setup::new(&upstream.url(), "keep_alive = \"60s\"");
+    assert_eq!(setup.post(large_body()).status, 200);
+    upstream.behave(|_| Behaviour::Respond(ok()));
+    for _ in 0..3 {
+        assert_eq!(setup.post("meanwhile").status, 200);
+    }
+    upstream.release();
+    let seen = upstream.wait_for(4);
+    assert_eq!(seen[3].body_sha256, sign::sha256(&large_body()));
+    assert_none_doubled(&upstream);
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub(crate) enum Behaviour {
     CloseOnNextByte(Response),
     /// Writes these bytes after the head and reads nothing until [`Upstream::release`] was called.
     IgnoreBody(Vec<u8>),
+    /// Answers after the head, reads the body once [`Upstream::release`] was called.
+    AnswerThenRead(Response),
 }
 
 /// A response, written exactly as told.
@@ -395,6 +397,10 @@ impl Shared {
             let framing = head.request_framing()?;
             let behave = Arc::clone(&self.control.lock().unwrap().behave);
             let behaviour = behave(&head);
+            if let Behaviour::AnswerThenRead(response) = &behaviour {
+                wire.send(&response.to_bytes())?;
+                self.wait_for_release();
+            }
             let reads = !matches!(
                 behaviour,
                 Behaviour::EarlyAnswer(_) | Behaviour::ResetBeforeBody | Behaviour::IgnoreBody(_)
@@ -509,6 +515,7 @@ impl Shared {
                 let _ = wire.body(Framing::Length(1), &mut |_| {});
                 false
             }
+            Behaviour::AnswerThenRead(_) => true,
             Behaviour::IgnoreBody(bytes) => {
                 let _ = wire.send(&bytes);
                 self.wait_for_release();
