@@ -94,7 +94,6 @@ pub async fn serve(
     gateway: Arc<Gateway>,
     peer: Peer,
     request: Request<Incoming>,
-    closing: bool,
 ) -> Response<AnswerBody> {
     let at = gateway.clock.now();
     let id = new_id(at);
@@ -110,7 +109,7 @@ pub async fn serve(
         Ok(received) => handle(&gateway.snapshot, received, &mut report.event).await,
         Err(rejection) => Err(rejection),
     };
-    let mut response = match outcome {
+    match outcome {
         Ok(response) => {
             report.event.status = response.status().as_u16();
             // Until the answer has gone out whole, it is an answer cut short.
@@ -142,13 +141,7 @@ pub async fn serve(
                 report: None,
             })
         }
-    };
-    if closing && http1 {
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
 }
 
 fn received<'b>(

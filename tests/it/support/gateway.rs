@@ -272,10 +272,18 @@ impl Gateway {
 
     /// Waits until so many requests are between head and answer.
     pub(crate) fn wait_for_inflight(&self, count: usize) {
+        self.wait_for_metric(&format!("countersign_inflight_requests {count}"));
+    }
+
+    /// Waits until so many connections are open.
+    pub(crate) fn wait_for_connections(&self, count: usize) {
+        self.wait_for_metric(&format!("countersign_connections {count}"));
+    }
+
+    fn wait_for_metric(&self, row: &str) {
         let end = Instant::now() + PATIENCE;
-        let wanted = format!("\ncountersign_inflight_requests {count}\n");
-        while !self.metrics().contains(&wanted) {
-            assert!(Instant::now() < end, "{}", self.metrics());
+        while !self.metrics().lines().any(|line| line == row) {
+            assert!(Instant::now() < end, "no {row}: {}", self.metrics());
         }
     }
 
