@@ -3,8 +3,11 @@
 use std::{
     fs,
     io::{self, IoSlice},
-    net::{IpAddr, SocketAddr},
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
+    net::{self, IpAddr, SocketAddr},
+    os::unix::{
+        self,
+        fs::{FileTypeExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     pin::Pin,
     task::{Context, Poll},
@@ -83,6 +86,46 @@ impl Listener {
             }
         }
     }
+
+    /// Closes the listener, and gives back what the kernel had accepted by then: its senders may have sent requests already.
+    pub fn close(self) -> Vec<(Wire, Option<IpAddr>)> {
+        let mut queued = Vec::new();
+        match self {
+            Self::Tcp(listener) => {
+                let Ok(listener) = listener.into_std() else {
+                    return queued;
+                };
+                // It does not block; any error means that there is nothing more to get.
+                while let Ok((stream, peer)) = listener.accept() {
+                    if let Ok(stream) = nonblocking_tcp(stream) {
+                        queued.push((Wire::Tcp(stream), Some(peer.ip().to_canonical())));
+                    }
+                }
+            }
+            Self::Unix(listener, _file) => {
+                let Ok(listener) = listener.into_std() else {
+                    return queued;
+                };
+                while let Ok((stream, _)) = listener.accept() {
+                    if let Ok(stream) = nonblocking_unix(stream) {
+                        queued.push((Wire::Unix(stream), None));
+                    }
+                }
+            }
+        }
+        queued
+    }
+}
+
+fn nonblocking_tcp(stream: net::TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    TcpStream::from_std(stream)
+}
+
+fn nonblocking_unix(stream: unix::net::UnixStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
@@ -101,7 +144,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
 fn remove_stale(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            if unix::net::UnixStream::connect(path).is_ok() {
                 return Err(io::Error::new(
                     io::ErrorKind::AddrInUse,
                     "another process listens there",

@@ -99,7 +99,6 @@ pub async fn serve(
     gateway: Arc<Gateway>,
     peer: Arc<Peer>,
     request: Request<Incoming>,
-    closing: bool,
 ) -> Response<AnswerBody> {
     let at = gateway.clock.now();
     let id = gateway.ids.next(at);
@@ -115,7 +114,7 @@ pub async fn serve(
         Ok(received) => handle(&gateway.snapshot, received, &mut report.event).await,
         Err(rejection) => Err(rejection),
     };
-    let mut response = match outcome {
+    match outcome {
         Ok(response) => {
             report.event.status = response.status().as_u16();
             // Until the answer has gone out whole: if it never does, the sender has left.
@@ -138,13 +137,7 @@ pub async fn serve(
                 report: None,
             })
         }
-    };
-    if closing && http1 {
-        response
-            .headers_mut()
-            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response
 }
 
 fn received<'b>(

@@ -1,6 +1,6 @@
 //! Every refusal: what the sender is told, what the operator is told, and the one table between them.
 
-use std::{fmt, io};
+use std::{error::Error, fmt, io};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -52,7 +52,7 @@ pub enum Rejection {
     /// No address of the upstream could be connected to.
     UpstreamUnreachable(io::Error),
     /// The connection was lost, or the answer was not HTTP, after the request may have gone out.
-    UpstreamBroken(hyper::Error),
+    UpstreamBroken(Box<dyn Error + Send + Sync>),
     /// No response head in time.
     UpstreamTimeout,
 }
@@ -284,14 +284,14 @@ impl fmt::Display for Rejection {
             Self::BodyBroken(error) => write!(f, "the body broke off: {}", Chain(error)),
             Self::Store(error) => write!(f, "{}", Chain(error)),
             Self::UpstreamUnreachable(error) => write!(f, "the upstream cannot be reached: {}", Chain(error)),
-            Self::UpstreamBroken(error) => write!(f, "the upstream gave no valid answer: {}", Chain(error)),
+            Self::UpstreamBroken(error) => write!(f, "the upstream gave no valid answer: {}", Chain(&**error)),
             Self::UpstreamTimeout => f.write_str("the upstream sent no response head within the route's timeout"),
         }
     }
 }
 
 /// Prints an error and its causes, joined by `: `.
-pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
+pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -80,7 +80,7 @@ pub(super) async fn request(
     let response = upstream.send(message).await.map_err(|error| {
         let text = match error {
             SendError::Unreachable(error) => format!("cannot connect: {error}"),
-            SendError::Broken(error) => format!("no valid answer: {}", Chain(&error)),
+            SendError::Broken(error) => format!("no valid answer: {}", Chain(&*error)),
             SendError::Timeout => "no answer in time".to_owned(),
         };
         Failure::Internal(anyhow::anyhow!("{url}: {text}"))

@@ -13,6 +13,9 @@ use crate::{
     telemetry::{self, LogSink},
 };
 
+/// How long what is still running at the end may take to be dropped.
+const CUT_TIME_MAX: Duration = Duration::from_millis(500);
+
 /// How long the last log lines may take at the end.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -122,7 +125,8 @@ pub(super) fn run(args: &Args) -> Outcome {
         .enable_all()
         .build()?;
     let served = runtime.block_on(serve(&config, sink.clone()));
-    runtime.shutdown_background();
+    // Requests that are cut off now still tell of their end.
+    runtime.shutdown_timeout(CUT_TIME_MAX);
     sink.flush(FLUSH_TIME_MAX);
     served
 }

@@ -1,13 +1,16 @@
 //! The accept loop.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use rustix::io::Errno;
-use tokio::{sync::Semaphore, time::sleep};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::connection::{self, Service};
-use crate::listen::Listener;
+use crate::listen::{Listener, Wire};
 
 /// How long accepting rests when descriptors have run out: closing connections give some back.
 const REST: Duration = Duration::from_millis(50);
@@ -20,27 +23,21 @@ pub(super) async fn run(
     connections: TaskTracker,
     stopping: CancellationToken,
 ) {
-    let metrics = service.gateway.telemetry.metrics.clone();
+    let metrics = &service.gateway.telemetry.metrics;
     loop {
         let place = tokio::select! {
             biased;
-            () = stopping.cancelled() => return,
+            () = stopping.cancelled() => break,
             Ok(place) = places.clone().acquire_owned() => place,
         };
         let accepted = tokio::select! {
             biased;
-            () = stopping.cancelled() => return,
+            () = stopping.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((wire, address)) => {
-                metrics.connections.inc();
-                let (service, metrics) = (service.clone(), metrics.clone());
-                connections.spawn(async move {
-                    connection::serve(service, wire, address).await;
-                    metrics.connections.dec();
-                    drop(place);
-                });
+                connections.spawn(serve_one(service.clone(), wire, address, place));
             }
             // The one that wanted to connect has gone again; or descriptors have run out.
             Err(error) => {
@@ -52,6 +49,28 @@ pub(super) async fn run(
             }
         }
     }
+    for (wire, address) in listener.close() {
+        let place = places.clone().acquire_owned();
+        let service = service.clone();
+        connections.spawn(async move {
+            if let Ok(place) = place.await {
+                serve_one(service, wire, address, place).await;
+            }
+        });
+    }
+}
+
+/// Serves a connection in its place.
+async fn serve_one(
+    service: Arc<Service>,
+    wire: Wire,
+    address: Option<IpAddr>,
+    _place: OwnedSemaphorePermit,
+) {
+    let metrics = service.gateway.telemetry.metrics.clone();
+    metrics.connections.inc();
+    connection::serve(service, wire, address).await;
+    metrics.connections.dec();
 }
 
 fn is_shortage(errno: Errno) -> bool {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -19,7 +19,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use prometheus_client::metrics::counter::Counter;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +54,16 @@ pub(super) struct Service {
 pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpAddr>) {
     let activity = Activity::new();
     // One limit for the handshake and for the bytes that tell the protocol: hyper waits for neither with a timer.
-    let opened = timeout(service.limits.head_timeout, open(&service, wire, &activity)).await;
+    let opening = timeout(service.limits.head_timeout, open(&service, wire, &activity));
+    let too_late = async {
+        service.stopping.cancelled().await;
+        sleep(CLOSING_GRACE).await;
+    };
+    let opened = tokio::select! {
+        biased;
+        opened = opening => opened,
+        () = too_late => return,
+    };
     let (transport, http2, certificate) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
@@ -83,13 +92,14 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
         service_fn(move |request: Request<Incoming>| {
             let (service, peer, busy) = (service.clone(), peer.clone(), activity.request());
             async move {
-                let response = pipeline::serve(
-                    service.gateway.clone(),
-                    peer,
-                    request,
-                    service.stopping.is_cancelled(),
-                )
-                .await;
+                let http1 = request.version() < Version::HTTP_2;
+                let mut response = pipeline::serve(service.gateway.clone(), peer, request).await;
+                // Asked as late as can be: the next request on this connection might find it closed.
+                if http1 && service.stopping.is_cancelled() {
+                    response
+                        .headers_mut()
+                        .insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
                 Ok::<_, Infallible>(response.map(|body| Held { body, _busy: busy }))
             }
         })
@@ -100,8 +110,10 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
     let watch = Watch {
         activity: &activity,
         limits: ActivityLimits {
+            first: limits.head_timeout,
             head: limits.head_timeout,
             idle: limits.idle_timeout,
+            stuck: limits.idle_timeout,
             http2,
         },
         stopping: &service.stopping,
@@ -198,7 +210,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn over<C>(&self, mut connection: Pin<&mut C>, close: fn(Pin<&mut C>))
+    async fn over<C>(mut self, mut connection: Pin<&mut C>, close: fn(Pin<&mut C>))
     where
         C: Future<Output = hyper::Result<()>>,
     {
@@ -216,23 +228,20 @@ impl Watch<'_> {
                     }
                     return;
                 }
-                () = sleep_until(wake) => {
-                    if stopping && self.activity.is_idle() {
+                () = sleep_until(wake) => match self.activity.allowed_until(&self.limits) {
+                    // A head may begin meanwhile, and has less time.
+                    Some(until) => wake = until.min(Instant::now() + self.limits.head),
+                    None if closing => return,
+                    None => {
+                        closing = true;
                         close(connection.as_mut());
+                        wake = Instant::now() + CLOSING_GRACE;
                     }
-                    match self.activity.allowed_until(&self.limits) {
-                        Some(until) if stopping => wake = until.min(Instant::now() + CLOSING_GRACE),
-                        Some(until) => wake = until,
-                        None if closing => return,
-                        None => {
-                            closing = true;
-                            close(connection.as_mut());
-                            wake = Instant::now() + CLOSING_GRACE;
-                        }
-                    }
-                }
+                },
                 () = self.stopping.cancelled(), if !stopping => {
                     stopping = true;
+                    self.limits.first = CLOSING_GRACE;
+                    self.limits.idle = CLOSING_GRACE;
                     if self.limits.http2 {
                         // GOAWAY tells the sender which requests were taken.
                         close(connection.as_mut());

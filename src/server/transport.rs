@@ -75,31 +75,38 @@ impl Activity {
         };
         match self.stuck_since.load(Relaxed) {
             0 => {}
-            since => return at(since, limits.idle),
+            since => return at(since, limits.stuck),
         }
         if self.requests.load(Relaxed) > 0 {
             return Some(Instant::now() + limits.head.min(limits.idle));
         }
-        let idle_since = self.idle_since.load(Relaxed);
+        let served = self.served.load(Relaxed);
         match self.head_since.load(Relaxed) {
-            0 if !self.served.load(Relaxed) => at(0, limits.head),
-            0 => at(idle_since, limits.idle),
             // HTTP/2 sends frames of its own between requests: there the whole pause counts.
-            _ if limits.http2 && self.served.load(Relaxed) => at(idle_since, limits.idle),
+            since if since == 0 || limits.http2 => match served {
+                false => at(0, limits.first),
+                true => at(self.idle_since.load(Relaxed), limits.idle),
+            },
             since => at(since, limits.head),
         }
     }
 
     /// Whether it waits for a request of which nothing has come.
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.requests.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0
     }
 }
 
 /// How long a connection may stay in each state.
 pub(super) struct ActivityLimits {
+    /// Without any byte of a first request.
+    pub(super) first: Duration,
+    /// In the head of a request.
     pub(super) head: Duration,
+    /// Between two requests.
     pub(super) idle: Duration,
+    /// With an answer that the other side does not read.
+    pub(super) stuck: Duration,
     pub(super) http2: bool,
 }
 

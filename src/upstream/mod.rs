@@ -10,6 +10,7 @@ mod socket;
 mod tls;
 
 use std::{
+    error::Error,
     io,
     sync::{
         Arc,
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Request, Response, Uri, Version, uri};
+use http::{Request, Response, StatusCode, Uri, Version, uri};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
@@ -61,7 +62,7 @@ pub enum SendError {
     /// No address could be connected to; the last one's fault. Nothing was sent.
     Unreachable(io::Error),
     /// The connection failed when the request may have gone out, or the answer was not HTTP.
-    Broken(hyper::Error),
+    Broken(Box<dyn Error + Send + Sync>),
     /// No response head in time.
     Timeout,
 }
@@ -117,6 +118,10 @@ impl Upstream {
             let attempt = checkout.sender.try_send(request, self.secure);
             match timeout(self.timeout, attempt).await {
                 Err(_) => return Err(SendError::Timeout),
+                Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    let unasked = "it switched to another protocol without being asked to";
+                    return Err(SendError::Broken(unasked.into()));
+                }
                 Ok(Ok(response)) => {
                     return Ok(
                         response.map(|body| UpstreamBody::new(body, checkout, self.read_timeout))
@@ -126,7 +131,7 @@ impl Upstream {
                     // hyper gives a request back only if it never began to write it: another connection may have it.
                     // A fresh connection that fails so is a fault of the upstream; to try again could go on for ever.
                     Some(unsent) if checkout.reused => request = unsent,
-                    _ => return Err(SendError::Broken(failed.into_error())),
+                    _ => return Err(SendError::Broken(failed.into_error().into())),
                 },
             }
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use hyper::client::conn::{http1, http2};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Sender, connect::Connector, socket::SocketWatch};
 use crate::body::BodyStream;
@@ -83,7 +83,6 @@ impl Pool {
             until,
         }) = state.idle.pop()
         {
-            // Not ready: the request before it was answered early and is still being written.
             if until > now && sender.is_ready() && watch.is_quiet() {
                 let home = Home {
                     pool: self.clone(),
@@ -148,10 +147,25 @@ impl Pool {
 
 impl Home {
     /// Puts the connection back. Call it when the response has ended.
-    pub(super) fn give_back(self, sender: http1::SendRequest<BodyStream>) {
-        if sender.is_closed() || self.pool.keep_alive.is_zero() {
+    pub(super) fn give_back(self, mut sender: http1::SendRequest<BodyStream>) {
+        if sender.is_closed() {
             return;
         }
+        if sender.is_ready() {
+            return self.shelve(sender);
+        }
+        // The answer was faster than the request, which is still being written. The upstream may want the rest of it; if it does
+        // not, the connection would hold the body for ever.
+        drop(tokio::spawn(async move {
+            match timeout(self.pool.keep_alive, sender.ready()).await {
+                Ok(Ok(())) => self.shelve(sender),
+                Ok(Err(_)) => {}
+                Err(_) => self.watch.hang_up(),
+            }
+        }));
+    }
+
+    fn shelve(self, sender: http1::SendRequest<BodyStream>) {
         let mut state = self.pool.state();
         if state.idle.len() >= self.pool.idle_max {
             return;

@@ -3,11 +3,17 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
-use rustix::net::{RecvFlags, recv};
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, Shutdown, recv, shutdown},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -22,43 +28,56 @@ pub(super) struct Socket(Arc<Inner>);
 /// The pool's view of a socket; does not keep it open.
 pub(super) struct SocketWatch(Weak<Inner>);
 
-enum Inner {
+struct Inner {
+    stream: Stream,
+    /// The other side takes no more bytes.
+    deaf: AtomicBool,
+}
+
+enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
 
 impl From<TcpStream> for Socket {
     fn from(stream: TcpStream) -> Self {
-        Self(Arc::new(Inner::Tcp(stream)))
+        Self::new(Stream::Tcp(stream))
     }
 }
 
 impl From<UnixStream> for Socket {
     fn from(stream: UnixStream) -> Self {
-        Self(Arc::new(Inner::Unix(stream)))
+        Self::new(Stream::Unix(stream))
     }
 }
 
 impl Socket {
+    fn new(stream: Stream) -> Self {
+        Self(Arc::new(Inner {
+            stream,
+            deaf: AtomicBool::new(false),
+        }))
+    }
+
     pub(super) fn watch(&self) -> SocketWatch {
         SocketWatch(Arc::downgrade(&self.0))
     }
 
     fn poll_ready(&self, cx: &mut Context<'_>, write: bool) -> Poll<io::Result<()>> {
-        match (&*self.0, write) {
-            (Inner::Tcp(stream), false) => stream.poll_read_ready(cx),
-            (Inner::Tcp(stream), true) => stream.poll_write_ready(cx),
-            (Inner::Unix(stream), false) => stream.poll_read_ready(cx),
-            (Inner::Unix(stream), true) => stream.poll_write_ready(cx),
+        match (&self.0.stream, write) {
+            (Stream::Tcp(stream), false) => stream.poll_read_ready(cx),
+            (Stream::Tcp(stream), true) => stream.poll_write_ready(cx),
+            (Stream::Unix(stream), false) => stream.poll_read_ready(cx),
+            (Stream::Unix(stream), true) => stream.poll_write_ready(cx),
         }
     }
 
     /// Notes that the socket had no more to give: a read that finds nothing is spared. It becomes readable again by an event.
     fn emptied(&self) {
         let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-        let _ = match &*self.0 {
-            Inner::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
-            Inner::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
+        let _ = match &self.0.stream {
+            Stream::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
+            Stream::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
         };
     }
 
@@ -67,15 +86,35 @@ impl Socket {
         &self,
         cx: &mut Context<'_>,
         write: bool,
-        mut attempt: impl FnMut(&Inner) -> io::Result<T>,
+        mut attempt: impl FnMut(&Stream) -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         loop {
             ready!(self.poll_ready(cx, write))?;
-            match attempt(&self.0) {
+            match attempt(&self.0.stream) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return Poll::Ready(done),
             }
         }
+    }
+
+    /// Writes. When the other side takes no more, the rest goes nowhere: it may have answered early and closed, and whoever stops
+    /// at the failed write never reads that answer. What is left to read tells how it ended.
+    fn poll_write_or_drop(
+        &self,
+        cx: &mut Context<'_>,
+        len: usize,
+        attempt: impl FnMut(&Stream) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        if self.0.deaf.load(Relaxed) {
+            return Poll::Ready(Ok(len));
+        }
+        Poll::Ready(match ready!(self.poll_io(cx, true, attempt)) {
+            Err(error) if is_hang_up(&error) => {
+                self.0.deaf.store(true, Relaxed);
+                Ok(len)
+            }
+            written => written,
+        })
     }
 }
 
@@ -87,12 +126,36 @@ impl SocketWatch {
         };
         let mut byte = [0_u8; 1];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        let peeked = match &*inner {
-            Inner::Tcp(stream) => recv(stream, &mut byte, flags),
-            Inner::Unix(stream) => recv(stream, &mut byte, flags),
+        let peeked = match &inner.stream {
+            Stream::Tcp(stream) => recv(stream, &mut byte, flags),
+            Stream::Unix(stream) => recv(stream, &mut byte, flags),
         };
-        matches!(peeked, Err(rustix::io::Errno::AGAIN))
+        matches!(peeked, Err(Errno::AGAIN)) && !inner.deaf.load(Relaxed)
     }
+
+    /// Ends both directions. The connection notices and closes.
+    pub(super) fn hang_up(&self) {
+        if let Some(inner) = self.0.upgrade() {
+            // It may be over already.
+            let _ = inner.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Stream {
+    fn shutdown(&self, how: Shutdown) -> Result<(), Errno> {
+        match self {
+            Self::Tcp(stream) => shutdown(stream, how),
+            Self::Unix(stream) => shutdown(stream, how),
+        }
+    }
+}
+
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 impl AsyncRead for Socket {
@@ -102,12 +165,12 @@ impl AsyncRead for Socket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let wanted = buf.remaining().min(READ_BYTES_MAX);
-        let read = ready!(self.poll_io(cx, false, |inner| {
+        let read = ready!(self.poll_io(cx, false, |stream| {
             // Zeroed only when there is something to read; a shared reference cannot fill what is not.
             let unfilled = buf.initialize_unfilled_to(wanted);
-            match inner {
-                Inner::Tcp(stream) => stream.try_read(unfilled),
-                Inner::Unix(stream) => stream.try_read(unfilled),
+            match stream {
+                Stream::Tcp(stream) => stream.try_read(unfilled),
+                Stream::Unix(stream) => stream.try_read(unfilled),
             }
         }))?;
         if read > 0 && read < wanted {
@@ -124,9 +187,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_io(cx, true, |inner| match inner {
-            Inner::Tcp(stream) => stream.try_write(bytes),
-            Inner::Unix(stream) => stream.try_write(bytes),
+        self.poll_write_or_drop(cx, bytes.len(), |stream| match stream {
+            Stream::Tcp(stream) => stream.try_write(bytes),
+            Stream::Unix(stream) => stream.try_write(bytes),
         })
     }
 
@@ -135,9 +198,10 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_io(cx, true, |inner| match inner {
-            Inner::Tcp(stream) => stream.try_write_vectored(parts),
-            Inner::Unix(stream) => stream.try_write_vectored(parts),
+        let len = parts.iter().map(|part| part.len()).sum();
+        self.poll_write_or_drop(cx, len, |stream| match stream {
+            Stream::Tcp(stream) => stream.try_write_vectored(parts),
+            Stream::Unix(stream) => stream.try_write_vectored(parts),
         })
     }
 
@@ -150,12 +214,8 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let done = match &*self.0 {
-            Inner::Tcp(stream) => rustix::net::shutdown(stream, rustix::net::Shutdown::Write),
-            Inner::Unix(stream) => rustix::net::shutdown(stream, rustix::net::Shutdown::Write),
-        };
-        Poll::Ready(match done {
-            Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
+        Poll::Ready(match self.0.stream.shutdown(Shutdown::Write) {
+            Ok(()) | Err(Errno::NOTCONN) => Ok(()),
             Err(error) => Err(error.into()),
         })
     }

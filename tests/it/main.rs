@@ -6,7 +6,9 @@
 )]
 
 mod carevalidate;
+mod drain;
 mod forwards_bytes_unchanged;
 mod harness;
 mod receivers;
 mod support;
+mod upstreams;

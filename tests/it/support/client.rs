@@ -68,10 +68,19 @@ pub(crate) fn raw(door: &Door) -> Wire {
 
 /// Opens a connection for bytes of the test's choice, with a TLS handshake of its choice.
 pub(crate) fn raw_with(door: &Door, hello: &Hello<'_>) -> io::Result<Wire> {
+    raw_for("http/1.1", door, hello)
+}
+
+/// Opens a connection for bytes of HTTP/2.
+pub(crate) fn raw_http2(door: &Door) -> Wire {
+    raw_for("h2", door, &Hello::default()).unwrap()
+}
+
+fn raw_for(alpn: &str, door: &Door, hello: &Hello<'_>) -> io::Result<Wire> {
     let socket = Socket::connect(&door.address, PATIENCE)?;
     match door.tls {
         false => Wire::plain(socket),
-        true => Wire::tls_client(socket, hello.config(&["http/1.1"]), hello.server_name),
+        true => Wire::tls_client(socket, hello.config(&[alpn]), hello.server_name),
     }
 }
 

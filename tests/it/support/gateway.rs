@@ -5,12 +5,14 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
+    time::Instant,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{
+    PATIENCE,
     client::{self, Door},
     delivery::Delivery,
     logs::{Line, Logs},
@@ -268,6 +270,23 @@ impl Gateway {
         String::from_utf8(answer.body).unwrap()
     }
 
+    /// Waits until so many requests are between head and answer.
+    pub(crate) fn wait_for_inflight(&self, count: usize) {
+        self.wait_for_metric(&format!("countersign_inflight_requests {count}"));
+    }
+
+    /// Waits until so many connections are open.
+    pub(crate) fn wait_for_connections(&self, count: usize) {
+        self.wait_for_metric(&format!("countersign_connections {count}"));
+    }
+
+    fn wait_for_metric(&self, row: &str) {
+        let end = Instant::now() + PATIENCE;
+        while !self.metrics().lines().any(|line| line == row) {
+            assert!(Instant::now() < end, "no {row}: {}", self.metrics());
+        }
+    }
+
     /// Resident memory in KiB.
     pub(crate) fn rss_kib(&self) -> u64 {
         self.memory("VmRSS:")
@@ -285,6 +304,26 @@ impl Gateway {
             .find_map(|line| line.strip_prefix(row))
             .and_then(|value| value.split_whitespace().next()?.parse().ok())
             .unwrap_or_else(|| panic!("no {row} in {status}"))
+    }
+
+    /// How many files and sockets it holds open.
+    pub(crate) fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .count()
+    }
+
+    /// Waits until it holds no more than so many files and sockets.
+    pub(crate) fn wait_for_descriptors(&self, most: usize) {
+        let end = Instant::now() + PATIENCE;
+        while self.descriptors() > most {
+            assert!(
+                Instant::now() < end,
+                "{} descriptors, more than {most}",
+                self.descriptors()
+            );
+            thread::yield_now();
+        }
     }
 
     /// Sends SIGTERM.

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
+    sync::watch,
     task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
@@ -31,6 +32,8 @@ pub(crate) struct Http2Upstream {
     address: SocketAddr,
     https: bool,
     accepting: JoinHandle<()>,
+    /// A change tells all connections to end.
+    ending: watch::Sender<()>,
 }
 
 impl Deref for Http2Upstream {
@@ -55,6 +58,7 @@ impl Http2Upstream {
         let https = tls.is_some();
         let acceptor = tls.map(TlsAcceptor::from);
         let answer: Answer = Arc::new(answer);
+        let (ending, ended) = watch::channel(());
         let accepting = runtime().spawn({
             let recorder = Arc::clone(&recorder);
             async move {
@@ -64,15 +68,18 @@ impl Http2Upstream {
                     };
                     let connection = recorder.connected();
                     let (recorder, answer) = (Arc::clone(&recorder), Arc::clone(&answer));
+                    let mut ended = ended.clone();
+                    ended.mark_unchanged();
                     match acceptor.clone() {
                         None => drop(
-                            runtime().spawn(serve(stream, connection, false, recorder, answer)),
+                            runtime()
+                                .spawn(serve(stream, connection, false, recorder, answer, ended)),
                         ),
                         Some(acceptor) => drop(runtime().spawn(async move {
                             match acceptor.accept(stream).await {
                                 Ok(stream) => {
                                     let shown = stream.get_ref().1.peer_certificates().is_some();
-                                    serve(stream, connection, shown, recorder, answer).await;
+                                    serve(stream, connection, shown, recorder, answer, ended).await;
                                 }
                                 Err(error) => recorder.fault(error.to_string()),
                             }
@@ -86,7 +93,13 @@ impl Http2Upstream {
             address,
             https,
             accepting,
+            ending,
         }
+    }
+
+    /// Tells every open connection that it is over (GOAWAY), as a server that restarts does.
+    pub(crate) fn go_away(&self) {
+        self.ending.send_replace(());
     }
 
     /// The address as `upstream` in a route.
@@ -114,7 +127,9 @@ async fn serve(
     client_certificate: bool,
     recorder: Arc<Recorder>,
     answer: Answer,
+    mut ended: watch::Receiver<()>,
 ) {
+    let on_end = Arc::clone(&recorder);
     let service = service_fn(|request: http::Request<Incoming>| {
         let (recorder, answer) = (Arc::clone(&recorder), Arc::clone(&answer));
         async move {
@@ -135,9 +150,17 @@ async fn serve(
         }
     });
     // How a connection ends is the other side's affair; what was asked on it is recorded.
-    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        Ok(()) = ended.changed() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+    on_end.disconnected();
 }
 
 async fn read(

@@ -43,6 +43,7 @@ struct State {
     seen: Vec<Seen>,
     faults: Vec<String>,
     connections: usize,
+    ended: usize,
 }
 
 impl Recorder {
@@ -52,6 +53,12 @@ impl Recorder {
         state.connections += 1;
         self.changed.notify_all();
         state.connections - 1
+    }
+
+    /// Counts the end of a connection.
+    pub(crate) fn disconnected(&self) {
+        self.lock().ended += 1;
+        self.changed.notify_all();
     }
 
     /// Records a request.
@@ -121,6 +128,15 @@ impl Recorder {
         drop(self.wait_until(&format!("{count} connections"), |state| {
             state.connections >= count
         }));
+    }
+
+    /// Waits until `count` connections have ended.
+    pub(crate) fn wait_for_ends(&self, count: usize) {
+        drop(
+            self.wait_until(&format!("the end of {count} connections"), |state| {
+                state.ended >= count
+            }),
+        );
     }
 
     /// Waits until something malformed or broken off came.

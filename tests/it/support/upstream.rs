@@ -46,6 +46,16 @@ pub(crate) enum Behaviour {
     CloseAfterResponse(Response),
     /// Reads the body, writes these bytes.
     Raw(Vec<u8>),
+    /// Reads the body, writes these bytes, closes in order.
+    RawThenClose(Vec<u8>),
+    /// Reads the body, writes these bytes and no more; ends when the other side closes.
+    RawThenHang(Vec<u8>),
+    /// Answers, and closes on the first byte of the next request.
+    CloseOnNextByte(Response),
+    /// Writes these bytes after the head and reads nothing until [`Upstream::release`] was called.
+    IgnoreBody(Vec<u8>),
+    /// Answers after the head, reads the body once [`Upstream::release`] was called.
+    AnswerThenRead(Response),
 }
 
 /// A response, written exactly as told.
@@ -102,7 +112,8 @@ impl Response {
         self
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    /// What goes over the wire.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let mut out = self.interim.concat().into_bytes();
         out.extend_from_slice(format!("HTTP/1.1 {} Said\r\n", self.status).as_bytes());
         write_fields(&mut out, &self.fields);
@@ -356,6 +367,7 @@ fn spawn_accept(listener: Listener, shared: Arc<Shared>) {
                     shared.recorder.fault(error.to_string());
                 }
                 shared.control.lock().unwrap().open.remove(&connection);
+                shared.recorder.disconnected();
             });
         }
     });
@@ -385,9 +397,13 @@ impl Shared {
             let framing = head.request_framing()?;
             let behave = Arc::clone(&self.control.lock().unwrap().behave);
             let behaviour = behave(&head);
+            if let Behaviour::AnswerThenRead(response) = &behaviour {
+                wire.send(&response.to_bytes())?;
+                self.wait_for_release();
+            }
             let reads = !matches!(
                 behaviour,
-                Behaviour::EarlyAnswer(_) | Behaviour::ResetBeforeBody
+                Behaviour::EarlyAnswer(_) | Behaviour::ResetBeforeBody | Behaviour::IgnoreBody(_)
             );
             let seen = self.read(&mut wire, &head, reads.then_some(framing), connection)?;
             let body = seen.body.clone();
@@ -433,6 +449,14 @@ impl Shared {
         })
     }
 
+    fn wait_for_release(&self) {
+        let control = self.control.lock().unwrap();
+        drop(
+            self.changed
+                .wait_while(control, |control| !control.released),
+        );
+    }
+
     /// Acts as told; `false` if the connection is over.
     fn act(&self, wire: &mut Wire, behaviour: Behaviour, body: Option<Vec<u8>>) -> bool {
         let partial = |declared: usize, sent: usize| {
@@ -447,11 +471,7 @@ impl Shared {
                 wire.send(&echo.to_bytes()).is_ok()
             }
             Behaviour::Stall => {
-                let control = self.control.lock().unwrap();
-                drop(
-                    self.changed
-                        .wait_while(control, |control| !control.released),
-                );
+                self.wait_for_release();
                 wire.send(&Response::new(200).to_bytes()).is_ok()
             }
             Behaviour::EarlyAnswer(response) => {
@@ -481,6 +501,26 @@ impl Shared {
                 false
             }
             Behaviour::Raw(bytes) => wire.send(&bytes).is_ok(),
+            Behaviour::RawThenClose(bytes) => {
+                let _ = wire.send(&bytes);
+                false
+            }
+            Behaviour::RawThenHang(bytes) => {
+                let _ = wire.send(&bytes);
+                let _ = wire.body(Framing::UntilClose, &mut |_| {});
+                false
+            }
+            Behaviour::CloseOnNextByte(response) => {
+                let _ = wire.send(&response.to_bytes());
+                let _ = wire.body(Framing::Length(1), &mut |_| {});
+                false
+            }
+            Behaviour::AnswerThenRead(_) => true,
+            Behaviour::IgnoreBody(bytes) => {
+                let _ = wire.send(&bytes);
+                self.wait_for_release();
+                false
+            }
         }
     }
 }
