@@ -105,6 +105,7 @@ pub async fn serve(
         gateway: gateway.clone(),
     };
     gateway.telemetry.metrics.inflight.inc();
+    let small = is_small(&body);
     let expects_continue = parts.headers.contains_key(header::EXPECT);
     let outcome = match received(parts, peer, &mut body, id, at, &gateway.snapshot) {
         Ok(received) => handle(&gateway.snapshot, received, &mut report.event).await,
@@ -124,7 +125,14 @@ pub async fn serve(
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
-            if http1 && (expects_continue || !drained(&mut body).await) {
+            let goes_on = match &rejection {
+                // Another reader may see the beginning of another request in what follows.
+                Rejection::HeadMalformed(_) => false,
+                // By what the head says alone: the answer must not show whether the body was read.
+                Rejection::NotVerified { .. } if !small => false,
+                _ => !expects_continue && drained(&mut body).await,
+            };
+            if http1 && !goes_on {
                 // What follows on this connection is a body that nobody will read.
                 response
                     .headers_mut()
@@ -157,16 +165,19 @@ fn received<'b>(
     Ok(Received { head, body, id, at })
 }
 
+/// Whether what is left of the body is announced to be small.
+fn is_small(body: &Incoming) -> bool {
+    body.size_hint()
+        .upper()
+        .is_some_and(|announced| announced <= DRAIN_BYTES_MAX)
+}
+
 /// Whether the body has ended, or did soon.
 async fn drained(body: &mut Incoming) -> bool {
     if body.is_end_stream() {
         return true;
     }
-    if body
-        .size_hint()
-        .upper()
-        .is_none_or(|announced| announced > DRAIN_BYTES_MAX)
-    {
+    if !is_small(body) {
         return false;
     }
     let rest = async { while let Some(Ok(_)) = body.frame().await {} };

@@ -22,11 +22,6 @@ pub(super) async fn run(
 ) {
     let metrics = service.gateway.telemetry.metrics.clone();
     loop {
-        let place = tokio::select! {
-            biased;
-            () = stopping.cancelled() => return,
-            Ok(place) = places.clone().acquire_owned() => place,
-        };
         let accepted = tokio::select! {
             biased;
             () = stopping.cancelled() => return,
@@ -34,6 +29,13 @@ pub(super) async fn run(
         };
         match accepted {
             Ok((wire, address)) => {
+                // Only now: a listener to which nobody connects takes no place from the others.
+                let place = tokio::select! {
+                    biased;
+                    Ok(place) = places.clone().acquire_owned() => Some(place),
+                    // Accepted is accepted, even beyond the limit.
+                    () = stopping.cancelled() => None,
+                };
                 metrics.connections.inc();
                 let (service, metrics) = (service.clone(), metrics.clone());
                 connections.spawn(async move {

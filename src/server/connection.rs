@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::IpAddr,
     pin::{Pin, pin},
@@ -28,6 +29,7 @@ use crate::{
     listen::Wire,
     pipeline::{self, Gateway},
     receive::Peer,
+    reject::Chain,
     telemetry::Metrics,
 };
 
@@ -94,7 +96,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
                     service.stopping.is_cancelled(),
                 )
                 .await;
-                Ok::<_, Infallible>(response.map(|body| Held { body, _busy: busy }))
+                Ok::<_, Infallible>(response.map(|body| Held::new(body, busy)))
             }
         })
     };
@@ -110,7 +112,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
         },
         stopping: &service.stopping,
     };
-    if http2 {
+    let ended = if http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_header_list_size(head_bytes)
@@ -120,7 +122,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             .serve_connection(io, requests);
         watch
             .over(pin!(connection), http2::Connection::graceful_shutdown)
-            .await;
+            .await
     } else {
         let connection = http1::Builder::new()
             // Heads are timed by `Watch`, from their first byte; hyper's own timer also runs between requests.
@@ -132,7 +134,11 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             .serve_connection(io, requests);
         watch
             .over(pin!(connection), http1::Connection::graceful_shutdown)
-            .await;
+            .await
+    };
+    if let Err(error) = ended {
+        // Among them heads that are no HTTP: those have no request and so no line of their own.
+        tracing::debug!(error = %Chain(&error), peer = ?address, "connection broke off");
     }
 }
 
@@ -172,7 +178,14 @@ async fn open(
 /// An answer's body; as long as it lives, the connection is busy.
 struct Held<B> {
     body: B,
-    _busy: Busy,
+    busy: Busy,
+}
+
+impl<B> Held<B> {
+    fn new(body: B, mut busy: Busy) -> Self {
+        busy.offers(true);
+        Self { body, busy }
+    }
 }
 
 impl<B: Body + Unpin> Body for Held<B> {
@@ -183,7 +196,9 @@ impl<B: Body + Unpin> Body for Held<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.busy.offers(frame.is_ready());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -203,17 +218,34 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn over<C, T, E>(&self, mut connection: Pin<&mut C>, close: fn(Pin<&mut C>))
+    async fn over<C, T>(
+        &self,
+        mut connection: Pin<&mut C>,
+        close: fn(Pin<&mut C>),
+    ) -> Result<(), hyper::Error>
     where
-        C: Future<Output = Result<T, E>>,
+        C: Future<Output = Result<T, hyper::Error>>,
     {
         let (mut stopping, mut closing) = (false, false);
         let mut wake = Instant::now() + self.limits.head.min(self.limits.idle);
         loop {
+            // Ends with the connection, or when something has begun on it that may not last until `wake`.
+            let on = poll_fn(|cx| {
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(Err(ended.map(drop)));
+                }
+                match self.activity.allowed_until(&self.limits) {
+                    Some(until) if until < wake && !closing => Poll::Ready(Ok(until)),
+                    Some(_) | None => Poll::Pending,
+                }
+            });
             tokio::select! {
                 // The connection first: it is what all this is for.
                 biased;
-                _ = connection.as_mut() => return,
+                sooner = on => match sooner {
+                    Ok(until) => wake = until,
+                    Err(ended) => return ended,
+                },
                 () = sleep_until(wake) => {
                     if stopping && self.activity.is_idle() {
                         close(connection.as_mut());
@@ -221,7 +253,7 @@ impl Watch<'_> {
                     match self.activity.allowed_until(&self.limits) {
                         Some(until) if stopping => wake = until.min(Instant::now() + CLOSING_GRACE),
                         Some(until) => wake = until,
-                        None if closing => return,
+                        None if closing => return Ok(()),
                         None => {
                             closing = true;
                             close(connection.as_mut());

@@ -7,6 +7,10 @@
 
 mod carevalidate;
 mod forwards_bytes_unchanged;
+mod hardening;
 mod harness;
+mod limits;
+mod memory;
 mod receivers;
 mod support;
+mod tls;
