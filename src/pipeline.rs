@@ -109,6 +109,7 @@ pub async fn serve(
         gateway: gateway.clone(),
     };
     gateway.telemetry.metrics.inflight.inc();
+    let small = is_small(&body);
     let expects_continue = parts.headers.contains_key(header::EXPECT);
     let outcome = match received(parts, peer, &mut body, id, at, &gateway.snapshot) {
         Ok(received) => handle(&gateway.snapshot, received, &mut report.event).await,
@@ -124,9 +125,13 @@ pub async fn serve(
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
-            let ambiguous = matches!(rejection, Rejection::HeadMalformed(_));
-            if http1 && (ambiguous || !drained(&mut body, expects_continue).await) {
-                // What follows is a body that nobody will read, or cannot be told apart from one.
+            // Another reader may see the beginning of another request in what follows a malformed head.
+            let malformed = matches!(rejection, Rejection::HeadMalformed(_));
+            // By what the head says alone: the answer must not show whether the body was read.
+            let told_alike = small || !matches!(rejection, Rejection::NotVerified { .. });
+            let goes_on = !malformed && told_alike && !expects_continue && drained(&mut body).await;
+            if http1 && !goes_on {
+                // What follows on this connection is a body that nobody will read.
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -152,12 +157,19 @@ fn received<'b>(
     Ok(Received { head, body, id, at })
 }
 
-/// Whether the body has ended, or did soon. A sender that waits for `100 Continue` is not asked for it any more.
-async fn drained(body: &mut Incoming, expects_continue: bool) -> bool {
+/// Whether what is left of the body is announced to be small.
+fn is_small(body: &Incoming) -> bool {
+    body.size_hint()
+        .upper()
+        .is_some_and(|announced| announced <= DRAIN_BYTES_MAX)
+}
+
+/// Whether the body has ended, or did soon.
+async fn drained(body: &mut Incoming) -> bool {
     if body.is_end_stream() {
         return true;
     }
-    if expects_continue || body.size_hint().lower() > DRAIN_BYTES_MAX {
+    if !is_small(body) {
         return false;
     }
     let mut rest = Limited::new(body, DRAIN_BYTES_MAX as usize);

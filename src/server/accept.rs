@@ -25,11 +25,6 @@ pub(super) async fn run(
 ) {
     let metrics = &service.gateway.telemetry.metrics;
     loop {
-        let place = tokio::select! {
-            biased;
-            () = stopping.cancelled() => break,
-            Ok(place) = places.clone().acquire_owned() => place,
-        };
         let accepted = tokio::select! {
             biased;
             () = stopping.cancelled() => break,
@@ -37,6 +32,13 @@ pub(super) async fn run(
         };
         match accepted {
             Ok((wire, address)) => {
+                // Only now: a listener to which nobody connects takes no place from the others.
+                let place = tokio::select! {
+                    biased;
+                    Ok(place) = places.clone().acquire_owned() => Some(place),
+                    // Accepted is accepted, even beyond the limit.
+                    () = stopping.cancelled() => None,
+                };
                 connections.spawn(serve_one(service.clone(), wire, address, place));
             }
             // The one that wanted to connect has gone again; or descriptors have run out.
@@ -54,7 +56,7 @@ pub(super) async fn run(
         let service = service.clone();
         connections.spawn(async move {
             if let Ok(place) = place.await {
-                serve_one(service, wire, address, place).await;
+                serve_one(service, wire, address, Some(place)).await;
             }
         });
     }
@@ -65,7 +67,7 @@ async fn serve_one(
     service: Arc<Service>,
     wire: Wire,
     address: Option<IpAddr>,
-    _place: OwnedSemaphorePermit,
+    _place: Option<OwnedSemaphorePermit>,
 ) {
     let metrics = service.gateway.telemetry.metrics.clone();
     metrics.connections.inc();

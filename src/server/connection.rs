@@ -18,7 +18,6 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +28,7 @@ use crate::{
     listen::Wire,
     pipeline::{self, Gateway},
     receive::Peer,
+    reject::Chain,
     telemetry::Metrics,
 };
 
@@ -100,7 +100,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
                         .headers_mut()
                         .insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response.map(|body| Held { body, _busy: busy }))
+                Ok::<_, Infallible>(response.map(|body| Held::new(body, busy)))
             }
         })
     };
@@ -117,9 +117,8 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             http2,
         },
         stopping: &service.stopping,
-        unreadable: &service.metrics().unreadable_heads,
     };
-    if http2 {
+    let ended = if http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_header_list_size(head_bytes)
@@ -129,7 +128,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             .serve_connection(io, requests);
         watch
             .over(pin!(connection), http2::Connection::graceful_shutdown)
-            .await;
+            .await
     } else {
         let connection = http1::Builder::new()
             // Heads are timed by `Watch`, from their first byte; hyper's own timer also runs between requests.
@@ -141,7 +140,14 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             .serve_connection(io, requests);
         watch
             .over(pin!(connection), http1::Connection::graceful_shutdown)
-            .await;
+            .await
+    };
+    if let Err(error) = ended {
+        if error.is_parse() {
+            // hyper has answered it; there is no request, and so no line of its own.
+            service.metrics().unreadable_heads.inc();
+        }
+        tracing::debug!(error = %Chain(&error), peer = ?address, "connection broke off");
     }
 }
 
@@ -178,7 +184,14 @@ async fn open(
 /// An answer's body; as long as it lives, the connection is busy.
 struct Held<B> {
     body: B,
-    _busy: Busy,
+    busy: Busy,
+}
+
+impl<B> Held<B> {
+    fn new(body: B, mut busy: Busy) -> Self {
+        busy.offers(true);
+        Self { body, busy }
+    }
 }
 
 impl<B: Body + Unpin> Body for Held<B> {
@@ -189,7 +202,9 @@ impl<B: Body + Unpin> Body for Held<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.busy.offers(frame.is_ready());
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -206,11 +221,14 @@ struct Watch<'a> {
     activity: &'a Activity,
     limits: ActivityLimits,
     stopping: &'a CancellationToken,
-    unreadable: &'a Counter,
 }
 
 impl Watch<'_> {
-    async fn over<C>(mut self, mut connection: Pin<&mut C>, close: fn(Pin<&mut C>))
+    async fn over<C>(
+        mut self,
+        mut connection: Pin<&mut C>,
+        close: fn(Pin<&mut C>),
+    ) -> hyper::Result<()>
     where
         C: Future<Output = hyper::Result<()>>,
     {
@@ -220,18 +238,11 @@ impl Watch<'_> {
             tokio::select! {
                 // The connection first: it is what all this is for.
                 biased;
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended && error.is_parse() {
-                        // hyper has answered it; no request of ours begins with it, so it is counted here.
-                        self.unreadable.inc();
-                        tracing::debug!(%error, "a request head could not be read");
-                    }
-                    return;
-                }
+                ended = connection.as_mut() => return ended,
                 () = sleep_until(wake) => match self.activity.allowed_until(&self.limits) {
                     // A head may begin meanwhile, and has less time.
                     Some(until) => wake = until.min(Instant::now() + self.limits.head),
-                    None if closing => return,
+                    None if closing => return Ok(()),
                     None => {
                         closing = true;
                         close(connection.as_mut());

@@ -30,6 +30,10 @@ pub(super) struct Activity {
     began: Instant,
     /// Requests between head and last byte of the answer.
     requests: AtomicUsize,
+    /// Those of them whose answer lies ready, and of which the other side takes nothing at present.
+    offering: AtomicUsize,
+    /// Milliseconds after `began` at which a piece of an answer was last asked for or handed out.
+    moved_at: AtomicU64,
     /// A request was served on it.
     served: AtomicBool,
     /// Milliseconds after `began` at which it last became idle.
@@ -45,6 +49,8 @@ impl Activity {
         Arc::new(Self {
             began: Instant::now(),
             requests: AtomicUsize::new(0),
+            offering: AtomicUsize::new(0),
+            moved_at: AtomicU64::new(0),
             served: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
@@ -63,7 +69,10 @@ impl Activity {
     pub(super) fn request(self: &Arc<Self>) -> Busy {
         self.requests.fetch_add(1, Relaxed);
         self.served.store(true, Relaxed);
-        Busy(self.clone())
+        Busy {
+            activity: self.clone(),
+            offers: false,
+        }
     }
 
     /// Until when the connection may go on as it is; `None`: its time is over.
@@ -77,7 +86,12 @@ impl Activity {
             0 => {}
             since => return at(since, limits.stuck),
         }
-        if self.requests.load(Relaxed) > 0 {
+        let requests = self.requests.load(Relaxed);
+        if requests > 0 {
+            // An HTTP/2 sender that opens no window blocks no write: nothing is tried.
+            if self.offering.load(Relaxed) == requests {
+                return at(self.moved_at.load(Relaxed), limits.idle);
+            }
             return Some(Instant::now() + limits.head.min(limits.idle));
         }
         let served = self.served.load(Relaxed);
@@ -111,13 +125,31 @@ pub(super) struct ActivityLimits {
 }
 
 /// Marks a request as being served.
-pub(super) struct Busy(Arc<Activity>);
+pub(super) struct Busy {
+    activity: Arc<Activity>,
+    offers: bool,
+}
+
+impl Busy {
+    /// Tells whether a piece of the answer lies ready for the other side, or has yet to come from the upstream.
+    pub(super) fn offers(&mut self, offers: bool) {
+        self.activity.moved_at.store(self.activity.now(), Relaxed);
+        if offers != self.offers {
+            self.offers = offers;
+            match offers {
+                true => self.activity.offering.fetch_add(1, Relaxed),
+                false => self.activity.offering.fetch_sub(1, Relaxed),
+            };
+        }
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.head_since.store(0, Relaxed);
-        self.0.idle_since.store(self.0.now(), Relaxed);
-        self.0.requests.fetch_sub(1, Relaxed);
+        self.offers(false);
+        self.activity.head_since.store(0, Relaxed);
+        self.activity.idle_since.store(self.activity.now(), Relaxed);
+        self.activity.requests.fetch_sub(1, Relaxed);
     }
 }
 

@@ -8,7 +8,11 @@
 mod carevalidate;
 mod drain;
 mod forwards_bytes_unchanged;
+mod hardening;
 mod harness;
+mod limits;
+mod memory;
 mod receivers;
 mod support;
+mod tls;
 mod upstreams;

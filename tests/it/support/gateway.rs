@@ -32,6 +32,8 @@ pub(crate) struct Builder {
     limits: String,
     rest: String,
     environment: Vec<(String, String)>,
+    /// Shell commands that lower limits of the process.
+    ulimits: Vec<String>,
 }
 
 /// A gateway that did not start.
@@ -126,6 +128,20 @@ impl Builder {
         self
     }
 
+    /// Runs it with that many descriptors at most.
+    pub(crate) fn open_files(mut self, most: u32) -> Self {
+        self.ulimits.push(format!("ulimit -n {most}"));
+        self
+    }
+
+    /// Lets no file grow beyond that many bytes, as if the disk were full (but for the name of the error).
+    pub(crate) fn file_size(mut self, most: u64) -> Self {
+        // SIGXFSZ would end the process.
+        self.ulimits
+            .push(format!("trap '' XFSZ && ulimit -f {}", most / 512));
+        self
+    }
+
     /// Starts the gateway and waits until it is ready.
     ///
     /// # Panics
@@ -138,7 +154,19 @@ impl Builder {
     /// Starts the gateway and waits until it is ready, or gone.
     pub(crate) fn try_start(self) -> Result<Gateway, NotStarted> {
         let config = self.write_config();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_countersign"))
+        let binary = env!("CARGO_BIN_EXE_countersign");
+        let mut command = match &self.ulimits[..] {
+            [] => Command::new(binary),
+            ulimits => {
+                let mut shell = Command::new("sh");
+                shell
+                    .arg("-c")
+                    .arg(format!("{} && exec \"$0\" \"$@\"", ulimits.join(" && ")))
+                    .arg(binary);
+                shell
+            }
+        };
+        let mut child = command
             .arg("serve")
             .arg("--config")
             .arg(&config)
@@ -208,6 +236,7 @@ impl Gateway {
             limits: String::new(),
             rest: String::new(),
             environment: Vec::new(),
+            ulimits: Vec::new(),
         }
     }
 
@@ -271,19 +300,35 @@ impl Gateway {
     }
 
     /// Waits until so many requests are between head and answer.
-    pub(crate) fn wait_for_inflight(&self, count: usize) {
-        self.wait_for_metric(&format!("countersign_inflight_requests {count}"));
+    pub(crate) fn wait_for_inflight(&self, count: u64) {
+        self.wait_for_metric("countersign_inflight_requests", |value| value == count);
     }
 
     /// Waits until so many connections are open.
-    pub(crate) fn wait_for_connections(&self, count: usize) {
-        self.wait_for_metric(&format!("countersign_connections {count}"));
+    pub(crate) fn wait_for_connections(&self, count: u64) {
+        self.wait_for_metric("countersign_connections", |value| value == count);
     }
 
-    fn wait_for_metric(&self, row: &str) {
+    /// The value of one metric, by its name and labels as they are printed; 0 if it is not there.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        self.metrics()
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+            .unwrap_or(0)
+    }
+
+    /// Asks until a metric is as wanted. Every question is a round trip, so this does not spin.
+    ///
+    /// # Panics
+    /// If that takes longer than [`PATIENCE`].
+    pub(crate) fn wait_for_metric(&self, name: &str, wanted: impl Fn(u64) -> bool) {
         let end = Instant::now() + PATIENCE;
-        while !self.metrics().lines().any(|line| line == row) {
-            assert!(Instant::now() < end, "no {row}: {}", self.metrics());
+        while !wanted(self.metric(name)) {
+            assert!(
+                Instant::now() < end,
+                "waited {PATIENCE:?} for {name}:\n{}",
+                self.metrics()
+            );
         }
     }
 
@@ -358,15 +403,20 @@ impl Drop for Gateway {
 
 /// Checks that a request was refused for its signature, and how.
 pub(crate) fn assert_not_verified(answer: &Answer) {
-    assert_eq!(answer.status, 401, "{answer:?}");
+    assert_problem(answer, 401, "not_verified");
+    assert!(answer.fields.has("www-authenticate"), "{answer:?}");
+}
+
+/// Checks that a request was refused with this status and code.
+pub(crate) fn assert_problem(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.status, status, "{code}: {answer:?}");
     assert_eq!(
         answer.fields.one("content-type"),
         "application/problem+json"
     );
-    assert!(answer.fields.has("www-authenticate"), "{answer:?}");
     let problem = answer.json();
-    assert_eq!(problem["status"], 401, "{problem}");
-    assert_eq!(problem["code"], "not_verified", "{problem}");
+    assert_eq!(problem["status"], status, "{problem}");
+    assert_eq!(problem["code"], code, "{problem}");
     assert!(!request_id(answer).is_empty(), "{problem}");
 }
 

@@ -433,7 +433,8 @@ impl Wire {
         }
     }
 
-    fn exactly(&mut self, mut left: u64, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    /// Reads that many bytes, piece by piece.
+    pub(crate) fn exactly(&mut self, mut left: u64, take: &mut dyn FnMut(&[u8])) -> io::Result<()> {
         while left > 0 {
             if self.unread.is_empty() && self.fill()? == 0 {
                 return Err(io::Error::new(
@@ -450,7 +451,8 @@ impl Wire {
         Ok(())
     }
 
-    fn line(&mut self) -> io::Result<Vec<u8>> {
+    /// Reads a line, and returns it without its end.
+    pub(crate) fn line(&mut self) -> io::Result<Vec<u8>> {
         loop {
             if let Some(at) = find(&self.unread, b"\r\n") {
                 let rest = self.unread.split_off(at + 2);

@@ -1,0 +1,276 @@
+//! Memory has a bound, whatever arrives, and goes back to what it was.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use data_encoding::HEXLOWER;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sha2::{Digest as _, Sha256};
+
+use crate::support::{
+    PATIENCE, client,
+    delivery::Delivery,
+    gateway::{Builder, Gateway},
+    upstream::Upstream,
+    wire::{Socket, Wire},
+};
+
+const SECRET: &[u8] = b"a secret of these tests";
+
+/// Uses all descriptors that the system allows this process.
+fn raise_descriptor_limit() -> u64 {
+    let most = getrlimit(Resource::Nofile).maximum;
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: most,
+            maximum: most,
+        },
+    )
+    .unwrap();
+    most.unwrap_or(u64::MAX)
+}
+
+#[test]
+fn ten_thousand_idle_connections_cost_little_and_leave_nothing() {
+    let descriptors = raise_descriptor_limit();
+    // Other tests of this process need some too.
+    let count = usize::try_from(descriptors.saturating_sub(3000).min(10_000)).unwrap();
+    assert!(
+        count >= 5000,
+        "the hard limit of {descriptors} open files allows only {count} connections"
+    );
+    let upstream = Upstream::accepting();
+    let gateway = Gateway::builder()
+        .limits("connections = 12000")
+        .route("hooks", "/hooks", SECRET, &upstream.url(), "")
+        .start();
+    let request = Delivery::post("/hooks", "{}").signed(SECRET).raw();
+    let serve = |wire: &mut Wire| {
+        wire.send(&request).unwrap();
+        assert_eq!(wire.answer("POST").unwrap().status, 200);
+    };
+    // What the first requests leave behind is not what connections cost.
+    for _ in 0..100 {
+        serve(&mut client::raw(gateway.door()));
+    }
+    gateway.wait_for_metric("countersign_connections", |open| open == 0);
+    let resting = gateway.rss_kib();
+    // A `Wire` takes two descriptors.
+    let idle: Vec<_> = (0..count)
+        .map(|_| {
+            let mut socket = Socket::connect(&gateway.door().address, PATIENCE).unwrap();
+            socket.write_all(&request).unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") {
+                let mut buffer = [0; 1024];
+                let read = socket.read(&mut buffer).unwrap();
+                assert_ne!(read, 0, "closed");
+                answer.extend_from_slice(&buffer[..read]);
+            }
+            assert!(answer.starts_with(b"HTTP/1.1 200 "));
+            socket
+        })
+        .collect();
+    assert_eq!(gateway.metric("countersign_connections"), count as u64);
+    let began = Instant::now();
+    let mut another = client::raw(gateway.door());
+    for _ in 0..100 {
+        serve(&mut another);
+    }
+    let each = began.elapsed() / 100;
+    let full = gateway.rss_kib();
+    drop(idle);
+    gateway.wait_for_metric("countersign_connections", |open| open <= 1);
+    let after = gateway.rss_kib();
+    println!(
+        "{count} connections: {resting} KiB at rest, {full} KiB open, {after} KiB after; {each:?} per request beside them"
+    );
+    assert!(full < 100 << 10, "{full} KiB with {count} connections");
+    // The allocator keeps what lies between pieces that are still in use.
+    assert!(
+        after < resting + (24 << 10),
+        "{resting} KiB at rest, {after} KiB after"
+    );
+}
+
+/// Repeats in every body, and nowhere else: what is searched for in spool files.
+const PLAIN: &[u8] =
+    b"{\"patient\": \"no such person\", \"note\": \"a marker that may not be seen on disk\"}\n";
+
+/// One sender's body, made while it is sent: nothing holds it.
+struct Generated {
+    block: Vec<u8>,
+    blocks: usize,
+}
+
+impl Generated {
+    fn new(sender: usize, len: usize) -> Self {
+        let mut block = format!("sender {sender:08}\n").into_bytes();
+        while block.len() < 64 << 10 {
+            block.extend_from_slice(PLAIN);
+        }
+        block.truncate(64 << 10);
+        Self {
+            blocks: len / block.len(),
+            block,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.block.len() * self.blocks
+    }
+
+    /// Signature and digest.
+    fn marks(&self) -> (String, String) {
+        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).unwrap();
+        let mut digest = Sha256::new();
+        for _ in 0..self.blocks {
+            mac.update(&self.block);
+            digest.update(&self.block);
+        }
+        (
+            HEXLOWER.encode(&mac.finalize().into_bytes()),
+            HEXLOWER.encode(&digest.finalize()),
+        )
+    }
+}
+
+/// Looks into the files without a name that a process has open.
+struct SpoolReader<'a> {
+    gateway: &'a Gateway,
+    done: AtomicBool,
+    searched: AtomicU64,
+    plain: Mutex<Vec<String>>,
+}
+
+impl SpoolReader<'_> {
+    fn run(&self) {
+        let folder = format!("/proc/{}/fd", self.gateway.pid());
+        let spool = self.gateway.folder().join("spool");
+        while !self.done.load(Ordering::Relaxed) {
+            for entry in fs::read_dir(&folder).unwrap().map_while(Result::ok) {
+                // It may be closed by now.
+                let Ok(target) = fs::read_link(entry.path()) else {
+                    continue;
+                };
+                if !target.starts_with(&spool) {
+                    continue;
+                }
+                let Ok(content) = fs::read(entry.path()) else {
+                    continue;
+                };
+                self.searched
+                    .fetch_add(content.len() as u64, Ordering::Relaxed);
+                if content.windows(16).any(|window| window == &PLAIN[..16]) {
+                    let mut plain = self.plain.lock().unwrap();
+                    plain.push(target.display().to_string());
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// `senders` bodies at once, all of them under way before any is whole.
+fn bodies_larger_than_memory_arrive_intact(builder: Builder, senders: usize, len: usize) {
+    raise_descriptor_limit();
+    let upstream = Upstream::accepting();
+    let gateway = builder
+        .limits("body_memory = \"64MiB\"\nspool = \"16GiB\"\nbody_timeout = \"300s\"\nbody_min_rate = \"0B/s\"")
+        .route("hooks", "/hooks", SECRET, &upstream.url(), "timeout = \"300s\"")
+        .start();
+    let began = Instant::now();
+    let barrier = std::sync::Barrier::new(senders);
+    let reader = SpoolReader {
+        gateway: &gateway,
+        done: AtomicBool::new(false),
+        searched: AtomicU64::new(0),
+        plain: Mutex::default(),
+    };
+    let mut digests = thread::scope(|scope| {
+        let reading = scope.spawn(|| reader.run());
+        let sending: Vec<_> = (0..senders)
+            .map(|sender| {
+                let (gateway, barrier) = (&gateway, &barrier);
+                scope.spawn(move || {
+                    let body = Generated::new(sender, len);
+                    let (tag, digest) = body.marks();
+                    let head = format!(
+                        "POST /hooks HTTP/1.1\r\nHost: hooks.example.org\r\nx-cv-signature: {tag}\r\nContent-Length: {}\r\n\r\n",
+                        body.len()
+                    );
+                    let mut wire = client::raw(gateway.door());
+                    wire.socket().set_limit(None).unwrap();
+                    wire.send(head.as_bytes()).unwrap();
+                    for index in 0..body.blocks {
+                        wire.send(&body.block).unwrap();
+                        if index == body.blocks / 2 {
+                            barrier.wait();
+                        }
+                    }
+                    assert_eq!(wire.answer("POST").unwrap().status, 200);
+                    digest
+                })
+            })
+            .collect();
+        let digests: Vec<_> = sending
+            .into_iter()
+            .map(|sender| sender.join().unwrap())
+            .collect();
+        reader.done.store(true, Ordering::Relaxed);
+        reading.join().unwrap();
+        digests
+    });
+    let mut seen: Vec<_> = upstream
+        .seen()
+        .into_iter()
+        .map(|seen| seen.body_sha256)
+        .collect();
+    digests.sort();
+    seen.sort();
+    assert!(seen == digests, "not every body arrived once and intact");
+    let peak = gateway.peak_rss_kib();
+    println!(
+        "{senders} senders of {len} bytes: {peak} KiB at most, {:?}, {} MiB of spool files searched",
+        began.elapsed(),
+        reader.searched.load(Ordering::Relaxed) >> 20
+    );
+    assert!(
+        reader.searched.load(Ordering::Relaxed) > 0,
+        "no spool file was seen"
+    );
+    assert_eq!(
+        *reader.plain.lock().unwrap(),
+        Vec::<String>::new(),
+        "plaintext on disk"
+    );
+    assert!(peak < 160 << 10, "{peak} KiB");
+    for gauge in [
+        "buffered_bytes",
+        "spooled_bytes",
+        "spooled_bodies",
+        "inflight_requests",
+    ] {
+        gateway.wait_for_metric(&format!("countersign_{gauge}"), |value| value == 0);
+    }
+}
+
+#[test]
+fn two_hundred_senders_of_25_mib_fit_into_64_mib() {
+    bodies_larger_than_memory_arrive_intact(Gateway::builder(), 200, 25 << 20);
+}
+
+#[test]
+fn a_hundred_senders_of_25_mib_fit_into_64_mib_over_tls() {
+    bodies_larger_than_memory_arrive_intact(Gateway::builder().tls(), 100, 25 << 20);
+}
