@@ -9,7 +9,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{Config, RouteConfig},
     forward::Identity,
-    pipeline::Gateway,
+    pipeline::{Gateway, RequestIds},
     receive::Pace,
     reject::Chain,
     route::{Route, RouteTable},
@@ -79,6 +79,7 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
             snapshot,
             clock: Box::new(clock),
             telemetry,
+            ids: RequestIds::default(),
         },
         findings,
     ))

@@ -2,7 +2,10 @@
 
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -10,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -41,6 +44,8 @@ pub struct Gateway {
     pub clock: Box<dyn Clock>,
     /// Where outcomes are told.
     pub telemetry: Telemetry,
+    /// Where request ids come from.
+    pub ids: RequestIds,
 }
 
 /// The stages of one request. Each takes what the one before proved.
@@ -92,11 +97,11 @@ async fn handle(
 /// Serves one request: always an answer, always one event.
 pub async fn serve(
     gateway: Arc<Gateway>,
-    peer: Peer,
+    peer: Arc<Peer>,
     request: Request<Incoming>,
 ) -> Response<AnswerBody> {
     let at = gateway.clock.now();
-    let id = new_id(at);
+    let id = gateway.ids.next(at);
     let http1 = request.version() < Version::HTTP_2;
     let (parts, mut body) = request.into_parts();
     let mut report = Report {
@@ -112,25 +117,16 @@ pub async fn serve(
     match outcome {
         Ok(response) => {
             report.event.status = response.status().as_u16();
-            // Until the answer has gone out whole, it is an answer cut short.
+            // Until the answer has gone out whole: if it never does, the sender has left.
             report.event.outcome = Outcome::Cut;
-            response.map(|upstream| {
-                let mut body = AnswerBody {
-                    kind: AnswerKind::Upstream(upstream),
-                    report: Some(report),
-                };
-                // Nobody asks for the frames of a body that has none.
-                if body.is_end_stream() {
-                    body.completed();
-                }
-                body
-            })
+            response.map(|upstream| AnswerBody::passing(upstream, report))
         }
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
-            if http1 && (expects_continue || !drained(&mut body).await) {
-                // What follows on this connection is a body that nobody will read.
+            let ambiguous = matches!(rejection, Rejection::HeadMalformed(_));
+            if http1 && (ambiguous || !drained(&mut body, expects_continue).await) {
+                // What follows is a body that nobody will read, or cannot be told apart from one.
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -146,7 +142,7 @@ pub async fn serve(
 
 fn received<'b>(
     parts: Parts,
-    peer: Peer,
+    peer: Arc<Peer>,
     body: &'b mut Incoming,
     id: Uuid,
     at: UnixTime,
@@ -156,29 +152,61 @@ fn received<'b>(
     Ok(Received { head, body, id, at })
 }
 
-/// Whether the body has ended, or did soon.
-async fn drained(body: &mut Incoming) -> bool {
+/// Whether the body has ended, or did soon. A sender that waits for `100 Continue` is not asked for it any more.
+async fn drained(body: &mut Incoming, expects_continue: bool) -> bool {
     if body.is_end_stream() {
         return true;
     }
-    if body
-        .size_hint()
-        .upper()
-        .is_none_or(|announced| announced > DRAIN_BYTES_MAX)
-    {
+    if expects_continue || body.size_hint().lower() > DRAIN_BYTES_MAX {
         return false;
     }
-    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    timeout(DRAIN_TIME_MAX, rest).await.is_ok() && body.is_end_stream()
+    let mut rest = Limited::new(body, DRAIN_BYTES_MAX as usize);
+    let read = async {
+        loop {
+            match rest.frame().await {
+                None => return true,
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return false,
+            }
+        }
+    };
+    timeout(DRAIN_TIME_MAX, read).await == Ok(true)
 }
 
-/// UUIDv7: the time, then random bits.
-fn new_id(at: UnixTime) -> Uuid {
-    let mut random = [0; 10];
-    // Without randomness ids would repeat, which breaks nothing but the search for them.
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    uuid::Builder::from_unix_timestamp_millis(u64::try_from(at.millis()).unwrap_or(0), &random)
-        .into_uuid()
+/// Makes request ids: UUIDv7, the time first. The rest is unique, not secret: a counter from a random start, scattered.
+pub struct RequestIds {
+    instance: [u8; 2],
+    counter: AtomicU64,
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        let mut random = [0; 10];
+        // Without randomness two instances could make the same ids, which breaks nothing but the search for them.
+        let _ = aws_lc_rs::rand::fill(&mut random);
+        let [a, b, start @ ..] = random;
+        Self {
+            instance: [a, b],
+            counter: AtomicU64::new(u64::from_le_bytes(start)),
+        }
+    }
+}
+
+impl RequestIds {
+    fn next(&self, at: UnixTime) -> Uuid {
+        // SplitMix64's finalizer: a bijection, so that no two counts give the same bits.
+        let mut bits = self
+            .counter
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        let mut rest = [0; 10];
+        rest[..2].copy_from_slice(&self.instance);
+        rest[2..].copy_from_slice(&bits.to_be_bytes());
+        let millis = u64::try_from(at.millis()).unwrap_or(0);
+        uuid::Builder::from_unix_timestamp_millis(millis, &rest).into_uuid()
+    }
 }
 
 /// Tells of the request when it is dropped: after the last byte of the answer, or when the sender has left.
@@ -195,13 +223,10 @@ impl Drop for Report {
             ..
         } = &*self.gateway;
         telemetry.metrics.inflight.dec();
-        let route = self.event.route.and_then(|place| {
-            snapshot
-                .routes
-                .iter()
-                .nth(place)
-                .zip(snapshot.counters.get(place))
-        });
+        let route = self
+            .event
+            .route
+            .and_then(|place| snapshot.routes.get(place).zip(snapshot.counters.get(place)));
         telemetry
             .requests
             .finish(&self.event, &telemetry.metrics, route);
@@ -220,6 +245,19 @@ enum AnswerKind {
 }
 
 impl AnswerBody {
+    /// An upstream's answer, and what to tell of it when its last byte has gone.
+    fn passing(upstream: UpstreamBody, report: Report) -> Self {
+        let mut body = Self {
+            kind: AnswerKind::Upstream(upstream),
+            report: Some(report),
+        };
+        // hyper does not ask for frames of a body that is empty from the start.
+        if body.is_end_stream() {
+            body.completed();
+        }
+        body
+    }
+
     fn completed(&mut self) {
         if let Some(mut report) = self.report.take() {
             report.event.outcome = Outcome::Forwarded;
@@ -250,8 +288,8 @@ impl Body for AnswerBody {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 if let Some(mut report) = this.report.take() {
-                    report.event.reason = "response_cut";
                     report.event.blame = Some(Blame::Upstream);
+                    report.event.reason = "response_cut";
                     report.event.detail = crate::reject::Chain(error).to_string();
                 }
             }
@@ -325,5 +363,27 @@ impl RequestEvent {
             (_, Blame::Operator | Blame::Gateway) => Outcome::Unavailable,
             (_, Blame::Upstream) => Outcome::UpstreamError,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn request_ids_are_unique_and_begin_with_the_time() {
+        let ids = RequestIds::default();
+        let at = UnixTime::from_millis(1_795_435_200_123);
+        let made: HashSet<_> = (0..100_000).map(|_| ids.next(at)).collect();
+        assert_eq!(made.len(), 100_000);
+        for id in made {
+            assert_eq!(id.get_version_num(), 7);
+            assert_eq!(
+                &id.as_bytes()[..6],
+                &1_795_435_200_123_u64.to_be_bytes()[2..]
+            );
+        }
     }
 }

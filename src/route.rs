@@ -24,8 +24,6 @@ pub struct Route {
     pub body_bytes_max: u64,
     /// Status for every signature failure.
     pub reject_status: StatusCode,
-    /// Names that, folded as CGI folds them, collide with a header that the scheme reads.
-    pub folded_scheme_headers: Vec<String>,
     methods: Vec<Method>,
     allow: HeaderValue,
 }
@@ -52,7 +50,6 @@ impl Route {
             keys,
             body_bytes_max: config.body_bytes_max,
             reject_status: config.reject_status,
-            folded_scheme_headers: config.scheme.headers().map(fold).collect(),
             scheme: config.scheme.clone(),
             allow: HeaderValue::from_str(&allow.join(", "))
                 .unwrap_or(HeaderValue::from_static("POST")),
@@ -152,6 +149,11 @@ impl RouteTable {
     /// All routes, in the order of the file.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()
+    }
+
+    /// The route at a place.
+    pub fn get(&self, index: usize) -> Option<&Route> {
+        self.routes.get(index)
     }
 
     /// The route for a host (lower case, no port) and a raw path: a route for this host before one for any, the exact path

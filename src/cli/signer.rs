@@ -15,7 +15,7 @@ pub(super) struct SignerArgs {
     #[command(flatten)]
     config: ConfigArgs,
     /// Take scheme and secrets from this route of the configuration
-    #[arg(long, value_name = "NAME", requires = "config", conflicts_with_all = ["scheme", "params", "secret_file", "secret_env"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["scheme", "params", "secret_file", "secret_env"])]
     route: Option<String>,
     /// Scheme from the catalogue, such as `carevalidate`
     #[arg(long, value_name = "NAME", required_unless_present = "route")]

@@ -15,9 +15,12 @@ use rustix::{
     net::{RecvFlags, Shutdown, recv, shutdown},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+
+/// Most bytes of one read: responses to deliveries are small.
+const READ_BYTES_MAX: usize = 8 * 1024;
 
 /// The socket, owned by the connection that reads and writes it.
 pub(super) struct Socket(Arc<Inner>);
@@ -67,6 +70,15 @@ impl Socket {
             (Stream::Unix(stream), false) => stream.poll_read_ready(cx),
             (Stream::Unix(stream), true) => stream.poll_write_ready(cx),
         }
+    }
+
+    /// Notes that the socket had no more to give: a read that finds nothing is spared. It becomes readable again by an event.
+    fn emptied(&self) {
+        let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = match &self.0.stream {
+            Stream::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
+            Stream::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
+        };
     }
 
     /// Tries again whenever the socket says it is ready, until it really was.
@@ -152,11 +164,18 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let unfilled = buf.initialize_unfilled();
-        let read = ready!(self.poll_io(cx, false, |stream| match stream {
-            Stream::Tcp(stream) => stream.try_read(unfilled),
-            Stream::Unix(stream) => stream.try_read(unfilled),
+        let wanted = buf.remaining().min(READ_BYTES_MAX);
+        let read = ready!(self.poll_io(cx, false, |stream| {
+            // Zeroed only when there is something to read; a shared reference cannot fill what is not.
+            let unfilled = buf.initialize_unfilled_to(wanted);
+            match stream {
+                Stream::Tcp(stream) => stream.try_read(unfilled),
+                Stream::Unix(stream) => stream.try_read(unfilled),
+            }
         }))?;
+        if read > 0 && read < wanted {
+            self.emptied();
+        }
         buf.advance(read);
         Poll::Ready(Ok(()))
     }
