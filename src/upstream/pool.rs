@@ -25,6 +25,8 @@ pub(super) struct Checkout {
     pub(super) home: Option<Home>,
     /// It served a request before, so the other side may be closing it right now.
     pub(super) reused: bool,
+    /// Says that an HTTP/2 connection is in use.
+    _share: Option<Arc<()>>,
 }
 
 /// Brings an HTTP/1.1 connection back.
@@ -45,9 +47,17 @@ pub(super) struct Pool {
 struct State {
     /// Oldest first, all with the same life time: sorted by `until`.
     idle: Vec<Idle>,
-    http2: Option<http2::SendRequest<BodyStream>>,
+    http2: Option<Shared>,
     /// A task is waiting to drop what nobody used.
     sweeping: bool,
+}
+
+struct Shared {
+    sender: http2::SendRequest<BodyStream>,
+    /// One handle here, and one in each request on it.
+    users: Arc<()>,
+    /// When to look whether it is still in use.
+    until: Instant,
 }
 
 struct Idle {
@@ -69,14 +79,18 @@ impl Pool {
     /// A connection from earlier that is open at this moment, if there is one; the one used last comes first.
     pub(super) fn reuse(self: &Arc<Self>) -> Option<Checkout> {
         let mut state = self.state();
-        if let Some(sender) = state.http2.as_ref().filter(|sender| !sender.is_closed()) {
+        let now = Instant::now();
+        if let Some(shared) = &mut state.http2
+            && !shared.sender.is_closed()
+        {
+            shared.until = now + self.keep_alive;
             return Some(Checkout {
-                sender: Sender::Http2(sender.clone()),
+                sender: Sender::Http2(shared.sender.clone()),
                 home: None,
                 reused: true,
+                _share: Some(shared.users.clone()),
             });
         }
-        let now = Instant::now();
         while let Some(Idle {
             sender,
             watch,
@@ -92,6 +106,7 @@ impl Pool {
                     sender: Sender::Http1(sender),
                     home: Some(home),
                     reused: true,
+                    _share: None,
                 });
             }
         }
@@ -101,21 +116,39 @@ impl Pool {
     /// A new connection.
     pub(super) async fn open(self: &Arc<Self>) -> io::Result<Checkout> {
         let Opened { sender, watch } = self.connector.open().await?;
-        let home = match &sender {
-            Sender::Http1(_) => Some(Home {
-                pool: self.clone(),
-                watch,
-            }),
-            Sender::Http2(sender) => {
-                self.state().http2 = Some(sender.clone());
-                None
-            }
-        };
-        Ok(Checkout {
+        let mut checkout = Checkout {
             sender,
-            home,
+            home: None,
             reused: false,
-        })
+            _share: None,
+        };
+        match &checkout.sender {
+            Sender::Http1(_) => {
+                checkout.home = Some(Home {
+                    pool: self.clone(),
+                    watch,
+                });
+            }
+            Sender::Http2(sender) => {
+                let users = Arc::new(());
+                checkout._share = Some(users.clone());
+                let mut state = self.state();
+                state.http2 = Some(Shared {
+                    sender: sender.clone(),
+                    users,
+                    until: Instant::now() + self.keep_alive,
+                });
+                self.start_sweeping(&mut state);
+            }
+        }
+        Ok(checkout)
+    }
+
+    fn start_sweeping(self: &Arc<Self>, state: &mut State) {
+        if !state.sweeping {
+            state.sweeping = true;
+            drop(tokio::spawn(self.clone().sweep()));
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -132,7 +165,11 @@ impl Pool {
                     .idle
                     .partition_point(|connection| connection.until <= now);
                 let expired: Vec<_> = state.idle.drain(..end).collect();
-                let next = state.idle.first().map(|connection| connection.until);
+                let idle = state.idle.first().map(|connection| connection.until);
+                let next = idle
+                    .into_iter()
+                    .chain(state.sweep_http2(now, self.keep_alive))
+                    .min();
                 state.sweeping = next.is_some();
                 (next, expired)
             };
@@ -142,6 +179,21 @@ impl Pool {
                 None => return,
             }
         }
+    }
+}
+
+impl State {
+    /// Drops the HTTP/2 connection if nobody uses it any more; else says when to look again.
+    fn sweep_http2(&mut self, now: Instant, keep_alive: Duration) -> Option<Instant> {
+        let shared = self.http2.as_mut()?;
+        if Arc::strong_count(&shared.users) > 1 {
+            shared.until = now + keep_alive;
+        }
+        if shared.until <= now || shared.sender.is_closed() {
+            self.http2 = None;
+            return None;
+        }
+        Some(shared.until)
     }
 }
 
@@ -176,9 +228,6 @@ impl Home {
             watch: self.watch,
             until,
         });
-        if !state.sweeping {
-            state.sweeping = true;
-            drop(tokio::spawn(self.pool.clone().sweep()));
-        }
+        self.pool.start_sweeping(&mut state);
     }
 }

@@ -750,6 +750,22 @@ fn http2_connection_that_says_goodbye_is_replaced() {
 }
 
 #[test]
+fn http2_connection_that_nobody_uses_is_let_go() {
+    let upstream = http2_upstream(false);
+    let setup = Setup::new(
+        &upstream.url(),
+        "upstream_http = \"2\"\nkeep_alive = \"300ms\"",
+    );
+    let resting = setup.gateway.descriptors();
+    for round in 1..=2 {
+        assert_eq!(setup.post("x").status, 200);
+        upstream.wait_for_ends(round);
+        setup.gateway.wait_for_descriptors(resting);
+    }
+    assert_eq!((upstream.count(), upstream.connections()), (2, 2));
+}
+
+#[test]
 fn large_bodies_arrive_whole_from_memory_and_from_the_spool() {
     let http1 = Upstream::start(|_| Behaviour::Respond(ok()));
     let http2 = http2_upstream(false);
