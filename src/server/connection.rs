@@ -19,7 +19,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    io::AsyncWriteExt as _,
+    time::{Instant, sleep_until, timeout},
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +44,9 @@ const HEAD_SLACK: u32 = 2;
 
 /// When the process stops, idle connections are kept open this long: a sender that is just about to use one then gets an answer.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
+
+/// A connection that has been idle for this long gives back what hyper holds for it: most of its memory.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// What all connections of a listener share.
 pub(super) struct Service {
@@ -71,7 +77,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
         open(&service, wire, &activity, &mut peer),
     )
     .await;
-    let (transport, http2) = match opened {
+    let (mut transport, http2) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
             tracing::debug!(%error, peer = ?address, "connection ended before the first request");
@@ -88,7 +94,8 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
         let (service, activity) = (service.clone(), activity.clone());
         service_fn(move |request: Request<Incoming>| {
             let (service, peer, busy) = (service.clone(), peer.clone(), activity.request());
-            async move {
+            // hyper keeps room for this future as long as the connection lives: in a box it takes none while there is no request.
+            Box::pin(async move {
                 let response = pipeline::serve(
                     service.gateway.clone(),
                     peer,
@@ -97,12 +104,10 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
                 )
                 .await;
                 Ok::<_, Infallible>(response.map(|body| Held::new(body, busy)))
-            }
+            })
         })
     };
     let limits = &service.limits;
-    let io = TokioIo::new(transport);
-    let head_bytes = limits.headers.saturating_mul(HEAD_SLACK);
     let watch = Watch {
         activity: &activity,
         limits: ActivityLimits {
@@ -112,6 +117,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
         },
         stopping: &service.stopping,
     };
+    let head_bytes = limits.headers.saturating_mul(HEAD_SLACK);
     let ended = if http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -119,22 +125,40 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             .max_concurrent_streams(limits.http2_streams)
             .keep_alive_interval(limits.idle_timeout)
             .keep_alive_timeout(limits.head_timeout)
-            .serve_connection(io, requests);
+            .serve_connection(TokioIo::new(transport), requests);
         watch
             .over(pin!(connection), http2::Connection::graceful_shutdown)
             .await
+            .map(drop)
     } else {
-        let connection = http1::Builder::new()
+        let mut http1 = http1::Builder::new();
+        http1
             // Heads are timed by `Watch`, from their first byte; hyper's own timer also runs between requests.
             .header_read_timeout(None)
             .half_close(true)
             .preserve_header_case(true)
             .max_header_size(head_bytes as usize)
-            .max_buf_size(READ_BUFFER_BYTES_MAX.max(head_bytes as usize))
-            .serve_connection(io, requests);
-        watch
-            .over(pin!(connection), http1::Connection::graceful_shutdown)
-            .await
+            .max_buf_size(READ_BUFFER_BYTES_MAX.max(head_bytes as usize));
+        loop {
+            let mut connection = http1.serve_connection(TokioIo::new(transport), requests.clone());
+            let pinned = Pin::new(&mut connection);
+            match watch
+                .over(pinned, http1::Connection::graceful_shutdown)
+                .await
+            {
+                Ok(Left::Over) => break Ok(()),
+                Ok(Left::Resting) => {}
+                Err(error) => break Err(error),
+            }
+            let parts = connection.into_parts();
+            transport = parts.io.into_inner();
+            transport.unread(parts.read_buf);
+            if !watch.next_request_begins(&mut transport).await {
+                // Whether the other side still hears that is its affair.
+                let _ = timeout(CLOSING_GRACE, transport.shutdown()).await;
+                break Ok(());
+            }
+        }
     };
     if let Err(error) = ended {
         // Among them heads that are no HTTP: those have no request and so no line of their own.
@@ -210,6 +234,14 @@ impl<B: Body + Unpin> Body for Held<B> {
     }
 }
 
+/// How [`Watch`] leaves a connection.
+enum Left {
+    /// It has ended, or is to be dropped.
+    Over,
+    /// It waits for its next request, of which nothing has come. HTTP/1.1 only.
+    Resting,
+}
+
 /// Ends a connection that does nothing for too long, or that is idle when the process stops.
 struct Watch<'a> {
     activity: &'a Activity,
@@ -222,17 +254,17 @@ impl Watch<'_> {
         &self,
         mut connection: Pin<&mut C>,
         close: fn(Pin<&mut C>),
-    ) -> Result<(), hyper::Error>
+    ) -> Result<Left, hyper::Error>
     where
         C: Future<Output = Result<T, hyper::Error>>,
     {
         let (mut stopping, mut closing) = (false, false);
-        let mut wake = Instant::now() + self.limits.head.min(self.limits.idle);
+        let mut wake = Instant::now() + self.limits.head.min(self.limits.idle).min(PARK_AFTER);
         loop {
             // Ends with the connection, or when something has begun on it that may not last until `wake`.
             let on = poll_fn(|cx| {
                 if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                    return Poll::Ready(Err(ended.map(drop)));
+                    return Poll::Ready(Err(ended.map(|_| Left::Over)));
                 }
                 match self.activity.allowed_until(&self.limits) {
                     Some(until) if until < wake && !closing => Poll::Ready(Ok(until)),
@@ -252,8 +284,11 @@ impl Watch<'_> {
                     }
                     match self.activity.allowed_until(&self.limits) {
                         Some(until) if stopping => wake = until.min(Instant::now() + CLOSING_GRACE),
-                        Some(until) => wake = until,
-                        None if closing => return Ok(()),
+                        Some(_) if !self.limits.http2 && self.activity.rests(PARK_AFTER) => {
+                            return Ok(Left::Resting);
+                        }
+                        Some(until) => wake = until.min(Instant::now() + PARK_AFTER),
+                        None if closing => return Ok(Left::Over),
                         None => {
                             closing = true;
                             close(connection.as_mut());
@@ -271,5 +306,20 @@ impl Watch<'_> {
                 }
             }
         }
+    }
+
+    /// Waits for the next request of a connection that rests; `false` if none came in time.
+    async fn next_request_begins(&self, transport: &mut Transport) -> bool {
+        let Some(until) = self.activity.allowed_until(&self.limits) else {
+            return false;
+        };
+        tokio::select! {
+            biased;
+            begins = transport.begins() => return begins.unwrap_or(false),
+            () = sleep_until(until) => return false,
+            () = self.stopping.cancelled() => {}
+        }
+        let last_chance = timeout(CLOSING_GRACE, transport.begins()).await;
+        matches!(last_chance, Ok(Ok(true)))
     }
 }
