@@ -125,12 +125,11 @@ pub async fn serve(
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
-            // Another reader may see the beginning of another request in what follows a malformed head.
-            let malformed = matches!(rejection, Rejection::HeadMalformed(_));
-            // By what the head says alone: the answer must not show whether the body was read.
-            let told_alike = small || !matches!(rejection, Rejection::NotVerified { .. });
-            let goes_on = !malformed && told_alike && !expects_continue && drained(&mut body).await;
-            if http1 && !goes_on {
+            // Another reader may see another request begin in what follows a malformed head. And after a bad signature what the
+            // head announces decides: the answer must not show whether the body was read.
+            let ends = matches!(rejection, Rejection::HeadMalformed(_))
+                || matches!(rejection, Rejection::NotVerified { .. }) && !small;
+            if http1 && (ends || expects_continue || !drained(&mut body).await) {
                 // What follows on this connection is a body that nobody will read.
                 response
                     .headers_mut()

@@ -18,7 +18,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    io::AsyncWriteExt as _,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +43,9 @@ const HEAD_SLACK: u32 = 2;
 
 /// When the process stops, idle connections are kept open this long: a sender that is just about to use one then gets an answer.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
+
+/// A connection that has been idle for this long gives back what hyper holds for it: most of its memory.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// What all connections of a listener share.
 pub(super) struct Service {
@@ -64,7 +70,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
         opened = opening => opened,
         () = too_late => return,
     };
-    let (transport, http2, certificate) = match opened {
+    let (mut transport, http2, certificate) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
             tracing::debug!(%error, peer = ?address, "connection ended before the first request");
@@ -91,7 +97,8 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
         let (service, activity) = (service.clone(), activity.clone());
         service_fn(move |request: Request<Incoming>| {
             let (service, peer, busy) = (service.clone(), peer.clone(), activity.request());
-            async move {
+            // hyper keeps room for this future as long as the connection lives: in a box it takes none while there is no request.
+            Box::pin(async move {
                 let http1 = request.version() < Version::HTTP_2;
                 let mut response = pipeline::serve(service.gateway.clone(), peer, request).await;
                 // Asked as late as can be: the next request on this connection might find it closed.
@@ -101,12 +108,10 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
                         .insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response.map(|body| Held::new(body, busy)))
-            }
+            })
         })
     };
     let limits = &service.limits;
-    let io = TokioIo::new(transport);
-    let head_bytes = limits.headers.saturating_mul(HEAD_SLACK);
     let watch = Watch {
         activity: &activity,
         limits: ActivityLimits {
@@ -118,6 +123,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
         },
         stopping: &service.stopping,
     };
+    let head_bytes = limits.headers.saturating_mul(HEAD_SLACK);
     let ended = if http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -125,22 +131,40 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             .max_concurrent_streams(limits.http2_streams)
             .keep_alive_interval(limits.idle_timeout)
             .keep_alive_timeout(limits.head_timeout)
-            .serve_connection(io, requests);
+            .serve_connection(TokioIo::new(transport), requests);
         watch
             .over(pin!(connection), http2::Connection::graceful_shutdown)
             .await
+            .map(drop)
     } else {
-        let connection = http1::Builder::new()
+        let mut http1 = http1::Builder::new();
+        http1
             // Heads are timed by `Watch`, from their first byte; hyper's own timer also runs between requests.
             .header_read_timeout(None)
             .half_close(true)
             .preserve_header_case(true)
             .max_header_size(head_bytes as usize)
-            .max_buf_size(READ_BUFFER_BYTES_MAX.max(head_bytes as usize))
-            .serve_connection(io, requests);
-        watch
-            .over(pin!(connection), http1::Connection::graceful_shutdown)
-            .await
+            .max_buf_size(READ_BUFFER_BYTES_MAX.max(head_bytes as usize));
+        loop {
+            let mut connection = http1.serve_connection(TokioIo::new(transport), requests.clone());
+            let pinned = Pin::new(&mut connection);
+            match watch
+                .over(pinned, http1::Connection::graceful_shutdown)
+                .await
+            {
+                Ok(Left::Over) => break Ok(()),
+                Ok(Left::Resting) => {}
+                Err(error) => break Err(error),
+            }
+            let parts = connection.into_parts();
+            transport = parts.io.into_inner();
+            transport.unread(parts.read_buf);
+            if !watch.next_request_begins(&mut transport).await {
+                // Whether the other side still hears that is its affair.
+                let _ = timeout(CLOSING_GRACE, transport.shutdown()).await;
+                break Ok(());
+            }
+        }
     };
     if let Err(error) = ended {
         if error.is_parse() {
@@ -216,6 +240,14 @@ impl<B: Body + Unpin> Body for Held<B> {
     }
 }
 
+/// How [`Watch`] leaves a connection.
+enum Left {
+    /// It has ended, or is to be dropped.
+    Over,
+    /// It waits for its next request, of which nothing has come. HTTP/1.1 only.
+    Resting,
+}
+
 /// Ends a connection that does nothing for too long, or that is idle when the process stops.
 struct Watch<'a> {
     activity: &'a Activity,
@@ -225,24 +257,28 @@ struct Watch<'a> {
 
 impl Watch<'_> {
     async fn over<C>(
-        mut self,
+        &self,
         mut connection: Pin<&mut C>,
         close: fn(Pin<&mut C>),
-    ) -> hyper::Result<()>
+    ) -> hyper::Result<Left>
     where
         C: Future<Output = hyper::Result<()>>,
     {
+        let mut limits = self.limits;
         let (mut stopping, mut closing) = (false, false);
-        let mut wake = Instant::now() + self.limits.head.min(self.limits.idle);
+        let mut wake = Instant::now() + limits.head.min(limits.idle).min(PARK_AFTER);
         loop {
             tokio::select! {
                 // The connection first: it is what all this is for.
                 biased;
-                ended = connection.as_mut() => return ended,
-                () = sleep_until(wake) => match self.activity.allowed_until(&self.limits) {
+                ended = connection.as_mut() => return ended.map(|()| Left::Over),
+                () = sleep_until(wake) => match self.activity.allowed_until(&limits) {
+                    Some(_) if !limits.http2 && !stopping && self.activity.rests(PARK_AFTER) => {
+                        return Ok(Left::Resting);
+                    }
                     // A head may begin meanwhile, and has less time.
-                    Some(until) => wake = until.min(Instant::now() + self.limits.head),
-                    None if closing => return Ok(()),
+                    Some(until) => wake = until.min(Instant::now() + limits.head.min(PARK_AFTER)),
+                    None if closing => return Ok(Left::Over),
                     None => {
                         closing = true;
                         close(connection.as_mut());
@@ -251,9 +287,9 @@ impl Watch<'_> {
                 },
                 () = self.stopping.cancelled(), if !stopping => {
                     stopping = true;
-                    self.limits.first = CLOSING_GRACE;
-                    self.limits.idle = CLOSING_GRACE;
-                    if self.limits.http2 {
+                    limits.first = CLOSING_GRACE;
+                    limits.idle = CLOSING_GRACE;
+                    if limits.http2 {
                         // GOAWAY tells the sender which requests were taken.
                         close(connection.as_mut());
                     }
@@ -261,5 +297,20 @@ impl Watch<'_> {
                 }
             }
         }
+    }
+
+    /// Waits for the next request of a connection that rests; `false` if none came in time.
+    async fn next_request_begins(&self, transport: &mut Transport) -> bool {
+        let Some(until) = self.activity.allowed_until(&self.limits) else {
+            return false;
+        };
+        tokio::select! {
+            biased;
+            begins = transport.begins() => return begins.unwrap_or(false),
+            () = sleep_until(until) => return false,
+            () = self.stopping.cancelled() => {}
+        }
+        let last_chance = timeout(CLOSING_GRACE, transport.begins()).await;
+        matches!(last_chance, Ok(Ok(true)))
     }
 }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
@@ -34,6 +34,8 @@ pub(super) struct Activity {
     offering: AtomicUsize,
     /// Milliseconds after `began` at which a piece of an answer was last asked for or handed out.
     moved_at: AtomicU64,
+    /// Nothing more is read from it as a request.
+    ending: AtomicBool,
     /// A request was served on it.
     served: AtomicBool,
     /// Milliseconds after `began` at which it last became idle.
@@ -51,6 +53,7 @@ impl Activity {
             requests: AtomicUsize::new(0),
             offering: AtomicUsize::new(0),
             moved_at: AtomicU64::new(0),
+            ending: AtomicBool::new(false),
             served: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
@@ -105,6 +108,16 @@ impl Activity {
         }
     }
 
+    /// Whether it has waited for a next request for that long, with every answer gone out and more to come.
+    pub(super) fn rests(&self, at_least: Duration) -> bool {
+        let idle = self.now() - self.idle_since.load(Relaxed).min(self.now());
+        self.is_idle()
+            && self.served.load(Relaxed)
+            && !self.ending.load(Relaxed)
+            && self.stuck_since.load(Relaxed) == 0
+            && u128::from(idle) >= at_least.as_millis()
+    }
+
     /// Whether it waits for a request of which nothing has come.
     fn is_idle(&self) -> bool {
         self.requests.load(Relaxed) == 0 && self.head_since.load(Relaxed) == 0
@@ -112,6 +125,7 @@ impl Activity {
 }
 
 /// How long a connection may stay in each state.
+#[derive(Clone, Copy)]
 pub(super) struct ActivityLimits {
     /// Without any byte of a first request.
     pub(super) first: Duration,
@@ -206,6 +220,25 @@ impl Transport {
         Ok(&buffer[..filled] == PREFACE)
     }
 
+    /// Puts back bytes that were read too far.
+    pub(super) fn unread(&mut self, bytes: Bytes) {
+        debug_assert!(
+            self.prefix.is_empty(),
+            "hyper read all of it before it read on"
+        );
+        self.prefix = bytes;
+    }
+
+    /// Waits until a next request begins; `false` if none does. Its bytes stay to be read.
+    pub(super) async fn begins(&mut self) -> io::Result<bool> {
+        if self.prefix.is_empty() {
+            let mut first = [0];
+            let read = self.read(&mut first).await?;
+            self.prefix = Bytes::copy_from_slice(&first[..read]);
+        }
+        Ok(!self.prefix.is_empty())
+    }
+
     fn stream(self: Pin<&mut Self>) -> Pin<&mut (dyn Duplex + 'static)> {
         match &mut self.get_mut().stream {
             Stream::Plain(wire) => Pin::new(wire),
@@ -232,13 +265,14 @@ impl AsyncRead for Transport {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.prefix.has_remaining() {
-            let take = self.prefix.len().min(buf.remaining());
-            buf.put_slice(&self.prefix.split_to(take));
-            return Poll::Ready(Ok(()));
-        }
         let before = buf.filled().len();
-        ready!(self.as_mut().stream().poll_read(cx, buf))?;
+        // With what follows it, if that is there: a read of these few bytes alone makes hyper double its buffer.
+        let take = self.prefix.len().min(buf.remaining());
+        buf.put_slice(&self.prefix.split_to(take));
+        let read = self.as_mut().stream().poll_read(cx, buf);
+        if take == 0 {
+            ready!(read)?;
+        }
         if buf.filled().len() > before && self.activity.is_idle() {
             self.activity.head_since.store(self.activity.now(), Relaxed);
         }
@@ -280,6 +314,7 @@ impl AsyncWrite for Transport {
     /// Ends our side, then reads on for a moment: closing a socket with unread bytes would reset it, and the sender would lose an
     /// answer that is still on its way.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.activity.ending.store(true, Relaxed);
         if self.lingering.is_none() {
             ready!(self.as_mut().stream().poll_shutdown(cx))?;
             self.lingering = Some(Linger {

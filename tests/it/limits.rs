@@ -664,6 +664,60 @@ fn idle_connections_are_closed_in_time() {
     assert_took(began, Duration::from_millis(400), HEAD_TIMEOUT_MOST);
 }
 
+/// Waits until a connection on which nothing is said was cut: a clock without a sleep.
+fn wait_for_head_timeout(gateway: &Gateway) {
+    let mut silent = Frames::connect(gateway.door()).wire;
+    let _ = silent.body(crate::support::wire::Framing::UntilClose, &mut |_| {});
+}
+
+#[test]
+fn a_connection_that_rested_goes_on_where_it_was() {
+    let upstream = Upstream::accepting();
+    let limits = "head_timeout = \"1500ms\"";
+    for gateway in [
+        builder(&upstream).limits(limits).start(),
+        builder(&upstream).limits(limits).tls().start(),
+    ] {
+        let mut wire = client::raw(gateway.door());
+        let request = genuine().raw();
+        wire.send(&request).unwrap();
+        assert_eq!(wire.answer("POST").unwrap().status, 200);
+        wait_for_head_timeout(&gateway);
+        // One whole, and with it the beginning of the next.
+        wire.send(&[&request[..], &request[..30]].concat()).unwrap();
+        assert_eq!(wire.answer("POST").unwrap().status, 200);
+        wait_for_head_timeout(&gateway);
+        wire.send(&request[30..]).unwrap();
+        assert_eq!(wire.answer("POST").unwrap().status, 200);
+        // Nothing more, as an orderly sender says at its end.
+        wait_for_head_timeout(&gateway);
+        wire.socket().shutdown(std::net::Shutdown::Write);
+        gateway.wait_for_metric("countersign_connections", |open| open == 0);
+    }
+}
+
+#[test]
+fn what_follows_an_unread_body_is_never_a_request() {
+    let upstream = Upstream::accepting();
+    let gateway = builder(&upstream)
+        .limits("head_timeout = \"1100ms\"")
+        .start();
+    for delivery in [
+        Delivery::post("/hooks", vec![b'x'; 1 << 20]),
+        genuine().host("a b"),
+        Delivery::post("/nowhere", "").chunked(),
+    ] {
+        let mut wire = client::raw(gateway.door());
+        wire.send(&delivery.raw_head()).unwrap();
+        assert!(wire.answer("POST").unwrap().status >= 400);
+        let _ = wire.send(&genuine().raw());
+        wait_for_head_timeout(&gateway);
+        let _ = wire.send(&genuine().raw());
+        assert!(wire.closed());
+    }
+    upstream.assert_untouched();
+}
+
 /// An answer larger than all buffers on its way.
 fn large_answer() -> Upstream {
     Upstream::start(|_| Behaviour::Respond(Response::new(200).body(vec![b'x'; 32 << 20])))
