@@ -264,7 +264,7 @@ fn by_hand(url: &Uri, folder: &Path) -> Outcome {
   signature=$(openssl dgst -sha256 -hmac "$(cat secret)" delivery.json | sed 's/.* //')
 
   # accepted: the echo comes back, with the mark that the upstream saw
-  curl -i --cacert certificate.pem -H "x-cv-signature: $signature" --data-binary @delivery.json {url}
+  curl -i --cacert certificate.pem -H "x-cv-signature: $signature" --data-binary @delivery.json {url}; echo
 
   # refused: one more byte
   (cat delivery.json; echo) | curl -i --cacert certificate.pem -H "x-cv-signature: $signature" --data-binary @- {url}

@@ -34,7 +34,8 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 See it work:        countersign demo
-One route, no file: countersign serve --scheme carevalidate --secret-file cv.secret --upstream http://127.0.0.1:3000
+One route, no file: countersign serve --scheme carevalidate --secret-file cv.secret \\
+                      --upstream http://127.0.0.1:3000
 
 Exit codes: 0 good, 1 the answer is no, 2 usage, 70 internal, 78 configuration";
 
@@ -52,7 +53,7 @@ enum Command {
     Send(send::Args),
     /// Ask a running gateway whether it is ready; for container health checks
     Health(health::Args),
-    /// See it work: gateway over TLS and an echoing upstream, with throw-away certificate and secret
+    /// See it work: gateway over TLS, echoing upstream, throw-away certificate and secret
     Demo(demo::Args),
 }
 

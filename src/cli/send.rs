@@ -16,6 +16,7 @@ use crate::{
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Where to, such as https://hooks.example.org/webhooks/carevalidate
+    #[arg(value_parser = url)]
     url: Uri,
     #[command(flatten)]
     signer: SignerArgs,
@@ -34,6 +35,11 @@ pub(super) struct Args {
     /// Content type of the body
     #[arg(long, value_name = "TYPE", default_value = "application/json")]
     content_type: HeaderValue,
+}
+
+fn url(text: &str) -> Result<Uri, &'static str> {
+    text.parse()
+        .map_err(|_| "write it like https://hooks.example.org/path")
 }
 
 /// Ways to get a delivery wrong.

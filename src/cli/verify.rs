@@ -78,6 +78,10 @@ pub(super) fn run(args: &Args) -> Outcome {
     let claim = signer.scheme.claim(&headers, now);
     let answer = match claim {
         Err(error) => refused(error.reason(), error.to_string()),
+        Ok(_) if signer.secrets.is_empty() && signer.scheme.needs_secret() => refused(
+            "no_usable_secret",
+            "no secret of the route is valid at this time".into(),
+        ),
         Ok(claim) => {
             let keys: Vec<_> = signer
                 .secrets
