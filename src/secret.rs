@@ -138,9 +138,12 @@ fn from_env(name: &str) -> Result<Loaded, SecretError> {
 }
 
 fn read_file(path: &Path) -> Result<Loaded, SecretError> {
-    let file = fs::File::open(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => SecretError::NoFile,
-        _ => SecretError::Io(error),
+    let file = fs::File::open(path).map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            SecretError::NoFile
+        } else {
+            SecretError::Io(error)
+        }
     })?;
     // Full size at once: a vector that grows would leave copies of the secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX + 1));

@@ -371,6 +371,18 @@ fn says_everything_that_is_wrong_with_a_scheme() {
             &["content: `{body}` stands in the template more than once; keep one"],
         ),
         (
+            "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", encoding = \"hex\" }\ncontent = \"{timestamp}{body}\"\ntimestamp = { header = \"X\" }",
+            &[
+                "timestamp.header: `x` cannot carry both the signature and the time; name the header that carries the time",
+            ],
+        ),
+        (
+            "algorithm = \"token\"\nsignature = { header = \"x\", prefix = \" v\" }",
+            &[
+                "signature.prefix: the prefix begins with a blank, which no header value does when it arrives; leave the blank out",
+            ],
+        ),
+        (
             "algorithm = \"token\"\nsignature = { header = \"content-length\" }",
             &[
                 "signature.header: `content-length` belongs to the connection; name an end-to-end header",
