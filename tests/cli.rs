@@ -111,8 +111,18 @@ impl Desk {
     }
 }
 
+/// Waits for a command, which is killed if it does not end by itself.
 fn finish(child: Child) -> Run {
+    let (ended, wait) = mpsc::channel::<()>();
+    let pid = Pid::from_child(&child);
+    let watch = thread::spawn(move || {
+        if wait.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    });
     let output = child.wait_with_output().unwrap();
+    drop(ended);
+    watch.join().unwrap();
     let run = Run {
         code: output.status.code(),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -175,18 +185,29 @@ signature = { header = "x-signature", prefix = "sha256=", encoding = "base64" }
 timestamp = { header = "x-timestamp", unit = "s", tolerance = "5m" }
 "#;
 
-/// A `serve` that runs; killed when dropped.
+/// A process that runs; killed when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A `serve` that runs.
 struct Gateway {
-    child: Child,
+    _process: Running,
     senders: String,
     admin: String,
 }
 
 impl Gateway {
     fn start(desk: &Desk, args: &[&str]) -> Self {
-        let mut child = desk.command(args).stderr(Stdio::inherit()).spawn().unwrap();
+        let child = desk.command(args).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut process = Running(child);
         let (mut senders, mut admin) = (None, None);
-        let mut log = BufReader::new(child.stdout.take().unwrap());
+        let mut log = BufReader::new(process.0.stdout.take().unwrap());
         loop {
             let mut line = String::new();
             assert_ne!(
@@ -207,17 +228,10 @@ impl Gateway {
         // Nobody reads on, and a full pipe must not stop it.
         thread::spawn(move || io::copy(&mut log, &mut io::sink()));
         Self {
-            child,
+            _process: process,
             senders: senders.unwrap(),
             admin: admin.unwrap(),
         }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -884,12 +898,13 @@ fn demo_can_be_tried_by_hand_and_cleans_up() {
     let desk = Desk::new();
     let temporary = desk.0.path().join("temporary folder");
     fs::create_dir(&temporary).unwrap();
-    let mut demo = desk
+    let demo = desk
         .command(&["demo"])
         .env("TMPDIR", &temporary)
         .spawn()
         .unwrap();
-    let mut output = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let mut demo = Running(demo);
+    let mut output = BufReader::new(demo.0.stdout.take().unwrap()).lines();
     let mut script = String::new();
     let mut in_script = false;
     for line in output.by_ref() {
@@ -930,9 +945,9 @@ fn demo_can_be_tried_by_hand_and_cleans_up() {
         "{printed}"
     );
 
-    kill_process(Pid::from_child(&demo), Signal::INT).unwrap();
+    kill_process(Pid::from_child(&demo.0), Signal::INT).unwrap();
     output.for_each(drop);
-    assert_eq!(demo.wait().unwrap().code(), Some(0));
+    assert_eq!(demo.0.wait().unwrap().code(), Some(0));
     let left = fs::read_dir(&temporary).unwrap().next();
     assert!(left.is_none(), "{left:?} was left behind");
 }
