@@ -2,8 +2,6 @@
 //!
 //! The only code that writes to an upstream, and it takes nothing less than [`Admitted`].
 
-use std::{fmt::Write as _, net::IpAddr};
-
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
@@ -11,7 +9,7 @@ use http::{
 };
 
 use crate::{
-    receive::{Head, Peer},
+    receive::Head,
     reject::Rejection,
     replay::{Admitted, Lease},
     route::{Route, fold},
@@ -30,21 +28,6 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 
-/// Headers of this connection only (RFC 9110, 7.6.1), and those that we write ourselves.
-const HOP_BY_HOP: [HeaderName; 11] = [
-    header::CONNECTION,
-    header::TRANSFER_ENCODING,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::TE,
-    header::TRAILER,
-    header::UPGRADE,
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-
 /// Folded names that only we, the connection, or a trusted proxy may set. Under any other spelling than the plain one they
 /// would reach a CGI-style upstream as the same variable, so other spellings are dropped.
 const FOLDED_RESERVED: [&str; 8] = [
@@ -62,11 +45,13 @@ const FOLDED_RESERVED: [&str; 8] = [
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// Name of the header that says "verified".
-    pub mark: HeaderName,
+    mark: HeaderName,
     /// The same, folded.
-    pub mark_folded: String,
-    /// Tells this process from others in `Via`, to notice a loop.
-    pub instance: String,
+    mark_folded: String,
+    /// How this process, and no other, appears in `Via`.
+    received_by: String,
+    /// `Via` for requests that came over HTTP/1.0, 1.1 and 2.
+    via: [HeaderValue; 3],
 }
 
 impl Identity {
@@ -75,20 +60,21 @@ impl Identity {
         let mut random = [0; 8];
         // Only tells instances apart.
         let _ = aws_lc_rs::rand::fill(&mut random);
+        let received_by = format!("countersign ({})", data_encoding::HEXLOWER.encode(&random));
         Self {
             mark: mark.clone(),
             mark_folded: fold(mark),
-            instance: data_encoding::HEXLOWER.encode(&random),
+            via: ["1.0", "1.1", "2.0"].map(|version| value(&format!("{version} {received_by}"))),
+            received_by,
         }
     }
 
     /// Whether a `Via` header says that the request was here before.
     pub fn passed_before(&self, headers: &HeaderMap) -> bool {
-        let own = format!("countersign ({})", self.instance);
         headers
             .get_all(header::VIA)
             .iter()
-            .any(|via| String::from_utf8_lossy(via.as_bytes()).contains(&own))
+            .any(|via| String::from_utf8_lossy(via.as_bytes()).contains(&self.received_by))
     }
 }
 
@@ -105,8 +91,8 @@ pub async fn send(
     let route = verified.route();
     let standing = verified.standing();
     let (id, at) = (verified.id(), verified.at());
-    let (head, body) = verified.into_message();
-    let mut headers = outbound_headers(&head, route, identity);
+    let (mut head, body) = verified.into_message();
+    let mut headers = outbound_headers(std::mem::take(&mut head.headers), &head, route, identity);
     headers.insert(
         REQUEST_ID,
         value(
@@ -121,8 +107,10 @@ pub async fn send(
             value(&format!("{prefix}{}", at.secs())),
         );
     }
-    // A length even where it is 0: `POST` without one makes some receivers wait, or answer 411.
-    if !body.is_empty() || !matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+    if body.is_empty() && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        headers.remove(header::CONTENT_LENGTH);
+    } else {
+        // Even where it is 0: `POST` without a length makes some receivers wait, or answer 411.
         headers.insert(header::CONTENT_LENGTH, body.len().into());
     }
     let mut request = Request::new(body.into_stream());
@@ -141,18 +129,17 @@ pub async fn send(
 
 /// The sender's headers without those of its connection and without forged ones, with ours.
 ///
-/// Strips first, adds last: nothing in the sender's head, `Connection` included, can touch what is added.
-pub fn outbound_headers(head: &Head, route: &Route, identity: &Identity) -> HeaderMap {
-    let mut headers = head.headers.clone();
-    strip_hop_by_hop(&mut headers);
-    let forged: Vec<_> = headers
-        .keys()
-        .filter(|name| is_reserved(name, route, identity, head.peer.trusted))
-        .cloned()
-        .collect();
-    for name in forged {
-        headers.remove(name);
-    }
+/// Strips first, adds last: nothing in the sender's head, `Connection` included, can touch what is added. `Content-Length` is left
+/// to the caller, who knows the body.
+pub fn outbound_headers(
+    mut headers: HeaderMap,
+    head: &Head,
+    route: &Route,
+    identity: &Identity,
+) -> HeaderMap {
+    strip(&mut headers, |name| {
+        is_reserved(name, route, identity, head.peer.trusted)
+    });
     if head.version == Version::HTTP_2 {
         join_cookies(&mut headers);
     }
@@ -161,17 +148,39 @@ pub fn outbound_headers(head: &Head, route: &Route, identity: &Identity) -> Head
     headers
 }
 
-/// Removes what `Connection` names, then the hop-by-hop headers themselves.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+/// Removes what `Connection` names, the headers of this connection (RFC 9110, 7.6.1), and what `also` says.
+fn strip(headers: &mut HeaderMap, also: impl Fn(&HeaderName) -> bool) {
+    let mut unwanted: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    unwanted.extend(
+        headers
+            .keys()
+            .filter(|name| is_hop_by_hop(name) || also(name))
+            .cloned(),
+    );
+    for name in unwanted {
         headers.remove(name);
     }
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "expect"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// Whether a sender may not set this header, or not in this spelling.
@@ -225,70 +234,55 @@ fn join_cookies(headers: &mut HeaderMap) {
 ///
 /// What a trusted proxy wrote is extended; of anybody else nothing is left by now.
 fn add_hops(headers: &mut HeaderMap, head: &Head, identity: &Identity) {
-    let Peer {
-        address,
-        tls,
-        certificate,
-        ..
-    } = &head.peer;
-    let proto = if *tls { "https" } else { "http" };
-    if let Some(address) = address {
-        extend_list(headers, X_FORWARDED_FOR, &address.to_string());
+    let peer = &head.peer;
+    if let Some(address) = &peer.forwarded_for {
+        extend_list(headers, X_FORWARDED_FOR, address.clone());
     }
-    headers
-        .entry(X_FORWARDED_PROTO)
-        .or_insert(HeaderValue::from_static(proto));
+    let proto = HeaderValue::from_static(if peer.tls { "https" } else { "http" });
+    headers.entry(X_FORWARDED_PROTO).or_insert(proto);
     headers
         .entry(X_FORWARDED_HOST)
         .or_insert_with(|| head.host.clone());
-    let mut forwarded = String::with_capacity(64);
-    let node = match address {
-        Some(IpAddr::V4(address)) => address.to_string(),
-        Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
-        None => "unknown".to_owned(),
+    // A host holds nothing that would end a quoted string: `Head` made sure.
+    let forwarded = [peer.forwarded.as_bytes(), head.host.as_bytes(), b"\""].concat();
+    if let Ok(forwarded) = HeaderValue::from_maybe_shared(Bytes::from(forwarded)) {
+        extend_list(headers, header::FORWARDED, forwarded);
+    }
+    let [http10, http11, http2] = &identity.via;
+    let via = match head.version {
+        Version::HTTP_2 => http2,
+        Version::HTTP_10 => http10,
+        _ => http11,
     };
-    // A host is letters, digits and punctuation that a quoted string may hold: `Head` made sure.
-    let host = String::from_utf8_lossy(head.host.as_bytes());
-    let _ = write!(forwarded, "for={node};host=\"{host}\";proto={proto}");
-    extend_list(headers, header::FORWARDED, &forwarded);
-    let version = match head.version {
-        Version::HTTP_2 => "2.0",
-        Version::HTTP_10 => "1.0",
-        _ => "1.1",
-    };
-    extend_list(
-        headers,
-        header::VIA,
-        &format!("{version} countersign ({})", identity.instance),
-    );
-    if let Some(certificate) = certificate {
+    extend_list(headers, header::VIA, via.clone());
+    if let Some(certificate) = &peer.certificate {
         headers.insert(CLIENT_CERT, certificate.clone());
     }
 }
 
 /// Appends to a comma-separated list, whether or not it is there and in however many lines.
-fn extend_list(headers: &mut HeaderMap, name: HeaderName, item: &str) {
-    let mut list = Vec::with_capacity(item.len());
-    for earlier in headers.get_all(&name) {
-        list.extend_from_slice(earlier.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    list.extend_from_slice(item.as_bytes());
-    if let Ok(list) = HeaderValue::from_maybe_shared(Bytes::from(list)) {
-        headers.insert(name, list);
+fn extend_list(headers: &mut HeaderMap, name: HeaderName, item: HeaderValue) {
+    match headers.entry(name) {
+        Entry::Vacant(entry) => {
+            entry.insert(item);
+        }
+        Entry::Occupied(mut entry) => {
+            let items: Vec<_> = entry
+                .iter()
+                .chain([&item])
+                .map(HeaderValue::as_bytes)
+                .collect();
+            let list = items.join(&b", "[..]);
+            if let Ok(list) = HeaderValue::from_maybe_shared(Bytes::from(list)) {
+                entry.insert(list);
+            }
+        }
     }
 }
 
 /// The upstream's answer without the headers of its connection.
 fn inbound_answer(mut response: Response<UpstreamBody>) -> Response<UpstreamBody> {
-    // The length of the content is the sender's business too, and stays as the upstream gave it.
-    let length = response.headers_mut().remove(header::CONTENT_LENGTH);
-    strip_hop_by_hop(response.headers_mut());
-    if let Some(length) = length {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_LENGTH, length);
-    }
+    strip(response.headers_mut(), |_| false);
     *response.version_mut() = Version::HTTP_11;
     response
 }

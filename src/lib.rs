@@ -1,4 +1,9 @@
 //! Countersign: a reverse proxy that verifies webhook signatures and forwards the bytes unchanged.
+//!
+//! The program is the product; this library is how it is built and tested. Begin with [`architecture`] and [`pipeline`].
+
+#[doc = include_str!("../ARCHITECTURE.md")]
+pub mod architecture {}
 
 pub mod admin;
 pub mod assemble;

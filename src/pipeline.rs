@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, Version, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -92,7 +92,7 @@ async fn handle(
 /// Serves one request: always an answer, always one event.
 pub async fn serve(
     gateway: Arc<Gateway>,
-    peer: Peer,
+    peer: Arc<Peer>,
     request: Request<Incoming>,
     closing: bool,
 ) -> Response<AnswerBody> {
@@ -113,26 +113,28 @@ pub async fn serve(
     let mut response = match outcome {
         Ok(response) => {
             report.event.status = response.status().as_u16();
-            // Until the answer has gone out whole, it is an answer cut short.
+            // Until the answer has gone out whole: if it never does, the sender has left.
             report.event.outcome = Outcome::Cut;
-            report.event.blame = Some(Blame::Upstream);
-            response.map(|upstream| AnswerBody {
-                kind: AnswerKind::Upstream(upstream),
-                report: Some(report),
-            })
+            response.map(|upstream| AnswerBody::passing(upstream, report))
         }
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
-            if http1 && (expects_continue || !drained(&mut body).await) {
-                // What follows on this connection is a body that nobody will read.
+            let ambiguous = matches!(rejection, Rejection::HeadMalformed(_));
+            // On HTTP/2 too: there are senders, curl 7.88 among them, that drop the answer if they could not send all of a body.
+            let unread = http1 && ambiguous || !drained(&mut body, expects_continue).await;
+            if http1 && unread {
+                // What follows is a body that nobody will read, or cannot be told apart from one.
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             drop(report);
-            response.map(|body| AnswerBody {
-                kind: AnswerKind::Own(Some(body)),
+            response.map(|answer| AnswerBody {
+                kind: AnswerKind::Own {
+                    answer: Some(answer),
+                    _refused: body,
+                },
                 report: None,
             })
         }
@@ -147,7 +149,7 @@ pub async fn serve(
 
 fn received<'b>(
     parts: Parts,
-    peer: Peer,
+    peer: Arc<Peer>,
     body: &'b mut Incoming,
     id: Uuid,
     at: UnixTime,
@@ -157,20 +159,25 @@ fn received<'b>(
     Ok(Received { head, body, id, at })
 }
 
-/// Whether the body has ended, or did soon.
-async fn drained(body: &mut Incoming) -> bool {
+/// Whether the body has ended, or did soon. A sender that waits for `100 Continue` is not asked for it any more.
+async fn drained(body: &mut Incoming, expects_continue: bool) -> bool {
     if body.is_end_stream() {
         return true;
     }
-    if body
-        .size_hint()
-        .upper()
-        .is_none_or(|announced| announced > DRAIN_BYTES_MAX)
-    {
+    if expects_continue || body.size_hint().lower() > DRAIN_BYTES_MAX {
         return false;
     }
-    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    timeout(DRAIN_TIME_MAX, rest).await.is_ok() && body.is_end_stream()
+    let mut rest = Limited::new(body, DRAIN_BYTES_MAX as usize);
+    let read = async {
+        loop {
+            match rest.frame().await {
+                None => return true,
+                Some(Ok(_)) => {}
+                Some(Err(_)) => return false,
+            }
+        }
+    };
+    timeout(DRAIN_TIME_MAX, read).await == Ok(true)
 }
 
 /// UUIDv7: the time, then random bits.
@@ -196,13 +203,10 @@ impl Drop for Report {
             ..
         } = &*self.gateway;
         telemetry.metrics.inflight.dec();
-        let route = self.event.route.and_then(|place| {
-            snapshot
-                .routes
-                .iter()
-                .nth(place)
-                .zip(snapshot.counters.get(place))
-        });
+        let route = self
+            .event
+            .route
+            .and_then(|place| snapshot.routes.get(place).zip(snapshot.counters.get(place)));
         telemetry
             .requests
             .finish(&self.event, &telemetry.metrics, route);
@@ -216,14 +220,33 @@ pub struct AnswerBody {
 }
 
 enum AnswerKind {
-    Own(Option<Bytes>),
+    Own {
+        answer: Option<Bytes>,
+        /// The body that was refused. On HTTP/2 dropping it before the answer has gone out would reset the stream, and the
+        /// sender would see a broken stream instead of the answer.
+        _refused: Incoming,
+    },
     Upstream(UpstreamBody),
 }
 
 impl AnswerBody {
+    /// An upstream's answer, and what to tell of it when its last byte has gone.
+    fn passing(upstream: UpstreamBody, report: Report) -> Self {
+        let mut body = Self {
+            kind: AnswerKind::Upstream(upstream),
+            report: Some(report),
+        };
+        // hyper does not ask for frames of a body that is empty from the start.
+        if body.is_end_stream() {
+            body.completed();
+        }
+        body
+    }
+
     fn completed(&mut self) {
         if let Some(mut report) = self.report.take() {
             report.event.outcome = Outcome::Forwarded;
+            report.event.reason = "";
             report.event.blame = None;
         }
     }
@@ -239,8 +262,8 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = &mut *self;
         let frame = match &mut this.kind {
-            AnswerKind::Own(body) => {
-                return Poll::Ready(body.take().map(|body| Ok(Frame::data(body))));
+            AnswerKind::Own { answer, .. } => {
+                return Poll::Ready(answer.take().map(|answer| Ok(Frame::data(answer))));
             }
             AnswerKind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
@@ -250,6 +273,7 @@ impl Body for AnswerBody {
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 if let Some(mut report) = this.report.take() {
+                    report.event.blame = Some(Blame::Upstream);
                     report.event.reason = "response_cut";
                     report.event.detail = crate::reject::Chain(error).to_string();
                 }
@@ -260,15 +284,15 @@ impl Body for AnswerBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            AnswerKind::Own(body) => body.is_none(),
+            AnswerKind::Own { answer, .. } => answer.is_none(),
             AnswerKind::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            AnswerKind::Own(body) => {
-                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
+            AnswerKind::Own { answer, .. } => {
+                SizeHint::with_exact(answer.as_ref().map_or(0, |answer| answer.len() as u64))
             }
             AnswerKind::Upstream(body) => body.size_hint(),
         }

@@ -1,7 +1,7 @@
 //! From the wire to [`Unverified`]: refuses what two readers could read in two ways, keeps the limits, holds the body whole
 //! and feeds the MAC as it comes in.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request, uri::Authority};
@@ -19,8 +19,8 @@ use crate::{
     scheme::{Check, Claim},
 };
 
-/// Who sent the request, as far as the connection tells.
-#[derive(Debug, Clone)]
+/// Who sent the request, as far as the connection tells. One for all requests of a connection.
+#[derive(Debug)]
 pub struct Peer {
     /// The address; `None` on a Unix socket.
     pub address: Option<IpAddr>,
@@ -28,8 +28,38 @@ pub struct Peer {
     pub tls: bool,
     /// Whether `trusted_proxies` holds the address: then what it says about earlier hops is believed.
     pub trusted: bool,
-    /// The client certificate, DER, as RFC 9440 writes it.
+    /// The client certificate, as RFC 9440 writes it.
     pub certificate: Option<HeaderValue>,
+    /// Item for `X-Forwarded-For`.
+    pub(crate) forwarded_for: Option<HeaderValue>,
+    /// Item for `Forwarded` (RFC 7239), up to the host's name.
+    pub(crate) forwarded: String,
+}
+
+impl Peer {
+    /// Describes the other end of a connection.
+    pub fn new(
+        address: Option<IpAddr>,
+        tls: bool,
+        trusted: bool,
+        certificate: Option<HeaderValue>,
+    ) -> Self {
+        let node = match address {
+            Some(IpAddr::V4(address)) => address.to_string(),
+            Some(IpAddr::V6(address)) => format!("\"[{address}]\""),
+            None => "unknown".to_owned(),
+        };
+        let proto = if tls { "https" } else { "http" };
+        Self {
+            address,
+            tls,
+            trusted,
+            certificate,
+            forwarded_for: address
+                .and_then(|address| HeaderValue::try_from(address.to_string()).ok()),
+            forwarded: format!("for={node};proto={proto};host=\""),
+        }
+    }
 }
 
 /// A request whose head has come. It proves nothing.
@@ -61,7 +91,7 @@ pub struct Head {
     /// The same without port, in lower case: what routes are found by.
     pub host_name: String,
     /// The sender.
-    pub peer: Peer,
+    pub peer: Arc<Peer>,
 }
 
 impl Head {
@@ -71,7 +101,7 @@ impl Head {
     /// [`Rejection::HeadMalformed`], [`Rejection::HeadTooLarge`], [`Rejection::TargetTooLong`].
     pub fn new(
         parts: request::Parts,
-        peer: Peer,
+        peer: Arc<Peer>,
         head_bytes_max: usize,
     ) -> Result<Self, Rejection> {
         let malformed = Err;
@@ -306,6 +336,12 @@ impl PaceMeter {
     }
 
     async fn wait(&mut self, body: &mut Incoming) -> Result<Option<Frame<Bytes>>, Rejection> {
+        // Usually it is there already: no timer, no clock.
+        tokio::select! {
+            biased;
+            frame = body.frame() => return frame.transpose().map_err(Rejection::BodyBroken),
+            () = std::future::ready(()) => {}
+        }
         let mut gap_left = self.pace.gap;
         loop {
             let patience = gap_left.min(PACE_WINDOW);

@@ -154,6 +154,11 @@ impl RouteTable {
         self.routes.iter()
     }
 
+    /// The route at a place.
+    pub fn get(&self, index: usize) -> Option<&Route> {
+        self.routes.get(index)
+    }
+
     /// The route for a host (lower case, no port) and a raw path: a route for this host before one for any, the exact path
     /// before a prefix, the longer prefix before the shorter.
     pub fn find(&self, host: &str, target: &Uri) -> Option<&Route> {

@@ -1,4 +1,5 @@
-//! What the documents say stays true: quoted files are the files, links lead somewhere, and modules keep to the code map.
+//! What the documents say stays true: quoted files are the files, links lead somewhere, configurations load, nothing that
+//! operators see is left out, and modules keep to the code map.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +11,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+use countersign::config::{self, Flags, Source};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -273,4 +276,169 @@ fn only_the_forwarder_and_the_sending_commands_make_streams_of_bodies() {
     }
     let want: BTreeSet<_> = ["cli/client.rs", "forward.rs"].map(str::to_owned).into();
     assert_eq!(found, want);
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The blocks that `<!-- config -->` announces as whole configurations.
+fn configurations(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line != "<!-- config -->" {
+            continue;
+        }
+        assert_eq!(lines.next(), Some("```toml"), "behind `{line}`");
+        let block: Vec<_> = lines.by_ref().take_while(|line| *line != "```").collect();
+        found.push(block.join("\n") + "\n");
+    }
+    found
+}
+
+#[test]
+fn configurations_load() {
+    let mut count = 0;
+    for document in documents() {
+        for text in configurations(&fs::read_to_string(&document).unwrap()) {
+            let loaded = config::load(&Source::Stdin(text), &[], &Flags::default());
+            if let Err(errors) = loaded {
+                panic!("{}:\n{errors}", document.display());
+            }
+            count += 1;
+        }
+    }
+    assert!(count > 5, "found only {count} configurations");
+}
+
+/// Fails with all words that no table of the document explains in its first column.
+fn assert_rows(document: &str, words: impl IntoIterator<Item = String>) {
+    let text = read(document);
+    let words: BTreeSet<_> = words.into_iter().collect();
+    assert!(words.len() > 2, "found only {words:?}");
+    let explained = |word: &String| {
+        let row = [format!("| `{word}` |"), format!("| {word} |")];
+        text.lines()
+            .any(|line| row.iter().any(|row| line.starts_with(row)))
+    };
+    let missing: Vec<_> = words.iter().filter(|word| !explained(word)).collect();
+    assert!(missing.is_empty(), "{document} lacks {missing:?}");
+}
+
+#[test]
+fn every_key_is_explained() {
+    assert_rows("docs/configuration.md", config::known_keys());
+}
+
+/// The source of an item, from the words it begins with to the brace that ends it: the first one on a line of its own
+/// that is indented as the item is.
+fn item<'s>(source: &'s str, begin: &str) -> &'s str {
+    let at = source
+        .find(begin)
+        .unwrap_or_else(|| panic!("there is no `{begin}`"));
+    let line = source[..at].rfind('\n').map_or(0, |end| end + 1);
+    let indent = source[line..].len() - source[line..].trim_start_matches(' ').len();
+    let end = format!("\n{}}}\n", " ".repeat(indent));
+    let length = source[at..]
+        .find(&end)
+        .unwrap_or_else(|| panic!("`{begin}` has no end"));
+    &source[at..at + length]
+}
+
+/// String literals that are one word of lower-case letters and `_`.
+fn words(source: &str) -> Vec<String> {
+    let literals = source.split('"').skip(1).step_by(2);
+    literals
+        .filter(|text| !text.is_empty())
+        .filter(|text| text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn every_reason_and_verdict_is_explained() {
+    let reject = read("src/reject.rs");
+    let claim = read("src/scheme/claim.rs");
+    // Most codes are the reason as well. These are not: their reasons stand in `reason`.
+    let codes = words(item(&reject, "fn answer(&self)"));
+    let not_reasons = ["unavailable", "not_verified", "try_later"].map(str::to_owned);
+    for code in &not_reasons {
+        assert!(codes.contains(code), "{code} is no code any more");
+    }
+    let pipeline = read("src/pipeline.rs");
+    let set_there = pipeline.split("reason").skip(1).filter_map(|rest| {
+        let text = rest
+            .strip_prefix(": \"")
+            .or_else(|| rest.strip_prefix(" = \""))?;
+        Some(text.split('"').next()?.to_owned())
+    });
+    let reasons: Vec<_> = words(item(&reject, "fn reason(&self)"))
+        .into_iter()
+        .chain(words(item(&claim, "fn reason(&self)")))
+        .chain(set_there.filter(|reason| !reason.is_empty()))
+        .chain(codes.into_iter().filter(|code| !not_reasons.contains(code)))
+        .collect();
+    assert!(reasons.contains(&"sender_left".to_owned()), "{reasons:?}");
+    assert_rows("docs/operations.md", reasons);
+    let events = read("src/telemetry/events.rs");
+    assert_rows(
+        "docs/operations.md",
+        words(item(&events, "fn as_str(self)")),
+    );
+}
+
+#[test]
+fn every_refusal_is_in_the_table() {
+    let text = read("docs/operations.md");
+    for code in words(item(&read("src/reject.rs"), "fn answer(&self)")) {
+        let cell = format!(" `{code}` ");
+        assert!(
+            text.lines()
+                .any(|line| line.split('|').nth(2) == Some(cell.as_str())),
+            "docs/operations.md has no refusal with the code {code}"
+        );
+    }
+}
+
+#[test]
+fn every_log_field_is_explained() {
+    let events = read("src/telemetry/events.rs");
+    let fields = item(&events, "struct Line<'a> {").lines().skip(1);
+    let names = fields.filter_map(|line| {
+        let (name, _) = line.trim().trim_end_matches(',').split_once(": ")?;
+        name.bytes()
+            .all(|b| b.is_ascii_lowercase() || b == b'_')
+            .then(|| name.to_owned())
+    });
+    assert_rows("docs/operations.md", names);
+}
+
+#[test]
+fn every_metric_is_explained() {
+    let text = read("docs/operations.md");
+    let names: BTreeSet<_> = words(&read("src/telemetry/names.rs"))
+        .into_iter()
+        .filter(|name| name.starts_with("countersign_"))
+        .collect();
+    assert!(names.len() > 10, "found only {names:?}");
+    for name in names {
+        // What the exporter appends.
+        let exported = ["", "_total", "_seconds", "_bytes", "_info"];
+        let row = |end: &&str| text.contains(&format!("\n| `{name}{end}` |"));
+        assert!(
+            exported.iter().any(row),
+            "docs/operations.md lacks the metric {name}"
+        );
+    }
+}
+
+#[test]
+fn every_exit_code_is_explained() {
+    let cli = read("src/cli/mod.rs");
+    let numbers = item(&cli, "pub fn main()")
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+        .filter(|word| word.parse::<u8>().is_ok())
+        .map(str::to_owned);
+    assert_rows("docs/operations.md", numbers.chain(["0".to_owned()]));
 }

@@ -50,6 +50,14 @@ impl fmt::Display for SpecError {
 }
 
 /// Reads `5m`, `30s`, `500ms`, `24h`, `7d`: one whole number and one unit.
+///
+/// ```
+/// use std::time::Duration;
+/// use countersign::scheme::parse_duration;
+///
+/// assert_eq!(parse_duration("5m"), Some(Duration::from_secs(300)));
+/// assert_eq!(parse_duration("5 minutes"), None);
+/// ```
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
@@ -265,6 +273,13 @@ impl Compiler<'_> {
                 one_of(&["s", "ms", "rfc3339"]),
             ),
         };
+        if runs_on && unit == Some(TimeUnit::Rfc3339) {
+            return self.fault(
+                &["content"],
+                "nothing separates the timestamp from what follows, and an RFC 3339 time has no fixed length",
+                "put a separator between them, such as `.`",
+            );
+        }
         let tolerance = match &spec.tolerance {
             None => Some(TOLERANCE_DEFAULT),
             Some(text) => match parse_duration(text) {

@@ -4,6 +4,26 @@
 //! feed to which MAC, what to compare. A request then goes through three pure steps:
 //! [`Scheme::claim`] reads what the sender says, [`Check`] takes in the signed content, [`Check::finish`] gives the verdict.
 //! Nothing here knows sockets, files or the clock.
+//!
+//! ```
+//! use countersign::{clock::UnixTime, scheme::{Verdict, catalogue}, secret::Secret};
+//! use http::{HeaderMap, HeaderValue};
+//!
+//! let scheme = catalogue::compile("carevalidate", &Default::default()).expect("it is in the catalogue");
+//! let key = scheme.key(&Secret::new(b"Jefe".to_vec())?);
+//!
+//! // RFC 4231, test case 2.
+//! let mut headers = HeaderMap::new();
+//! let tag = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+//! headers.insert("x-cv-signature", HeaderValue::from_static(tag));
+//!
+//! let claim = scheme.claim(&headers, UnixTime::from_secs(0))?;
+//! let mut check = scheme.start(claim, [&key]);
+//! check.update(b"what do ya want ");
+//! check.update(b"for nothing?");
+//! assert_eq!(check.finish(), Verdict::Match(0));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod catalogue;
 mod claim;

@@ -383,6 +383,12 @@ fn says_everything_that_is_wrong_with_a_scheme() {
             ],
         ),
         (
+            "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", encoding = \"hex\" }\ncontent = \"{timestamp}{body}\"\ntimestamp = { header = \"t\", unit = \"rfc3339\" }",
+            &[
+                "content: nothing separates the timestamp from what follows, and an RFC 3339 time has no fixed length; put a separator between them, such as `.`",
+            ],
+        ),
+        (
             "algorithm = \"token\"\nsignature = { header = \"content-length\" }",
             &[
                 "signature.header: `content-length` belongs to the connection; name an end-to-end header",

@@ -18,6 +18,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -52,24 +53,9 @@ pub(super) struct Service {
 /// Serves one connection to its end.
 pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpAddr>) {
     let activity = Activity::new();
-    let mut peer = Peer {
-        address,
-        tls: service.tls.is_some(),
-        trusted: address.is_some_and(|address| {
-            service
-                .trusted_proxies
-                .iter()
-                .any(|net| net.contains(&address.to_canonical()))
-        }),
-        certificate: None,
-    };
     // One limit for the handshake and for the bytes that tell the protocol: hyper waits for neither with a timer.
-    let opened = timeout(
-        service.limits.head_timeout,
-        open(&service, wire, &activity, &mut peer),
-    )
-    .await;
-    let (transport, http2) = match opened {
+    let opened = timeout(service.limits.head_timeout, open(&service, wire, &activity)).await;
+    let (transport, http2, certificate) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
             tracing::debug!(%error, peer = ?address, "connection ended before the first request");
@@ -82,6 +68,16 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             return;
         }
     };
+    let trusted = address.is_some_and(|address| {
+        let mut nets = service.trusted_proxies.iter();
+        nets.any(|net| net.contains(&address))
+    });
+    let peer = Arc::new(Peer::new(
+        address,
+        service.tls.is_some(),
+        trusted,
+        certificate,
+    ));
     let requests = {
         let (service, activity) = (service.clone(), activity.clone());
         service_fn(move |request: Request<Incoming>| {
@@ -109,6 +105,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             http2,
         },
         stopping: &service.stopping,
+        unreadable: &service.metrics().unreadable_heads,
     };
     if http2 {
         let connection = http2::Builder::new(TokioExecutor::new())
@@ -142,31 +139,28 @@ impl Service {
     }
 }
 
-/// TLS handshake, then the protocol: by ALPN, or on plaintext by the first bytes.
+/// TLS handshake, then the protocol: by ALPN, or on plaintext by the first bytes. With it the client certificate, if one came.
 async fn open(
     service: &Service,
     wire: Wire,
     activity: &Arc<Activity>,
-    peer: &mut Peer,
-) -> io::Result<(Transport, bool)> {
+) -> io::Result<(Transport, bool, Option<HeaderValue>)> {
     let Some(acceptor) = &service.tls else {
         let mut transport = Transport::plain(wire, activity.clone());
         let http2 = transport.speaks_http2().await?;
-        return Ok((transport, http2));
+        return Ok((transport, http2, None));
     };
     let stream = acceptor.accept(wire).await.inspect_err(|_| {
         service.metrics().handshake_errors.inc();
     })?;
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
-    peer.certificate = session
-        .peer_certificates()
-        .and_then(|chain| chain.first())
-        .and_then(|leaf| {
-            let encoded = data_encoding::BASE64.encode(leaf);
-            HeaderValue::from_str(&format!(":{encoded}:")).ok()
-        });
-    Ok((Transport::tls(stream, activity.clone()), http2))
+    let leaf = session.peer_certificates().and_then(|chain| chain.first());
+    let certificate = leaf.and_then(|leaf| {
+        let encoded = data_encoding::BASE64.encode(leaf);
+        HeaderValue::try_from(format!(":{encoded}:")).ok()
+    });
+    Ok((Transport::tls(stream, activity.clone()), http2, certificate))
 }
 
 /// An answer's body; as long as it lives, the connection is busy.
@@ -200,12 +194,13 @@ struct Watch<'a> {
     activity: &'a Activity,
     limits: ActivityLimits,
     stopping: &'a CancellationToken,
+    unreadable: &'a Counter,
 }
 
 impl Watch<'_> {
-    async fn over<C, T, E>(&self, mut connection: Pin<&mut C>, close: fn(Pin<&mut C>))
+    async fn over<C>(&self, mut connection: Pin<&mut C>, close: fn(Pin<&mut C>))
     where
-        C: Future<Output = Result<T, E>>,
+        C: Future<Output = hyper::Result<()>>,
     {
         let (mut stopping, mut closing) = (false, false);
         let mut wake = Instant::now() + self.limits.head.min(self.limits.idle);
@@ -213,7 +208,14 @@ impl Watch<'_> {
             tokio::select! {
                 // The connection first: it is what all this is for.
                 biased;
-                _ = connection.as_mut() => return,
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended && error.is_parse() {
+                        // hyper has answered it; no request of ours begins with it, so it is counted here.
+                        self.unreadable.inc();
+                        tracing::debug!(%error, "a request head could not be read");
+                    }
+                    return;
+                }
                 () = sleep_until(wake) => {
                     if stopping && self.activity.is_idle() {
                         close(connection.as_mut());

@@ -276,7 +276,15 @@ impl Line<'_> {
         }
         if !self.detail.is_empty() {
             // What a sender wrote cannot begin a new line.
-            let _ = write!(text, ": {}", self.detail.escape_debug());
+            let printable = |c: char| {
+                if c.is_control() {
+                    char::REPLACEMENT_CHARACTER
+                } else {
+                    c
+                }
+            };
+            text.push_str(": ");
+            text.extend(self.detail.chars().map(printable));
         }
         text.push('\n');
         text

@@ -89,6 +89,8 @@ pub struct Metrics {
     pub accept_errors: Counter,
     /// Failed TLS handshakes.
     pub handshake_errors: Counter,
+    /// Heads that were not HTTP.
+    pub unreadable_heads: Counter,
 }
 
 /// One route's metrics, looked up once.
@@ -127,6 +129,7 @@ impl Default for Metrics {
             connections: Gauge::default(),
             accept_errors: Counter::default(),
             handshake_errors: Counter::default(),
+            unreadable_heads: Counter::default(),
         };
         let registry = &mut metrics.registry;
         let (name, help) = names::REQUESTS;
@@ -153,6 +156,8 @@ impl Default for Metrics {
         registry.register(name, help, metrics.accept_errors.clone());
         let (name, help) = names::HANDSHAKE_ERRORS;
         registry.register(name, help, metrics.handshake_errors.clone());
+        let (name, help) = names::UNREADABLE_HEADS;
+        registry.register(name, help, metrics.unreadable_heads.clone());
         let (name, help) = names::BUFFERED;
         registry.register_with_unit(name, help, Unit::Bytes, metrics.buffered.clone());
         let (name, help) = names::SPOOLED;

@@ -32,6 +32,10 @@ pub(super) const HANDSHAKE_ERRORS: Name = (
     "countersign_handshake_errors",
     "TLS handshakes that failed or took too long",
 );
+pub(super) const UNREADABLE_HEADS: Name = (
+    "countersign_unreadable_heads",
+    "Request heads that were not HTTP; they get a bare 400 or 431 and no log line",
+);
 pub(super) const BUFFERED: Name = ("countersign_buffered", "Bodies held in memory");
 pub(super) const SPOOLED: Name = ("countersign_spooled", "Bodies held on disk");
 pub(super) const SPOOLED_BODIES: Name = (

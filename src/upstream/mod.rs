@@ -153,10 +153,11 @@ impl Upstream {
                 }
             }
             let fault = fault.unwrap_or_else(|| io::Error::other("the upstream has no address"));
-            if Instant::now() + pause > give_up {
+            let left = give_up.saturating_duration_since(Instant::now());
+            if left.is_zero() {
                 return Err(fault);
             }
-            sleep(pause).await;
+            sleep(pause.min(left)).await;
             pause = (pause * 2).min(RETRY_PAUSE_MAX);
         }
     }

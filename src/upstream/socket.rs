@@ -9,9 +9,12 @@ use std::{
 
 use rustix::net::{RecvFlags, recv};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+
+/// Most bytes of one read: responses to deliveries are small.
+const READ_BYTES_MAX: usize = 8 * 1024;
 
 /// The socket, owned by the connection that reads and writes it.
 pub(super) struct Socket(Arc<Inner>);
@@ -48,6 +51,15 @@ impl Socket {
             (Inner::Unix(stream), false) => stream.poll_read_ready(cx),
             (Inner::Unix(stream), true) => stream.poll_write_ready(cx),
         }
+    }
+
+    /// Notes that the socket had no more to give: a read that finds nothing is spared. It becomes readable again by an event.
+    fn emptied(&self) {
+        let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+        let _ = match &*self.0 {
+            Inner::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
+            Inner::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
+        };
     }
 
     /// Tries again whenever the socket says it is ready, until it really was.
@@ -89,11 +101,16 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let unfilled = buf.initialize_unfilled();
+        // Only what a shared reference can fill is initialised first, so not all of a large buffer.
+        let wanted = buf.remaining().min(READ_BYTES_MAX);
+        let unfilled = buf.initialize_unfilled_to(wanted);
         let read = ready!(self.poll_io(cx, false, |inner| match inner {
             Inner::Tcp(stream) => stream.try_read(unfilled),
             Inner::Unix(stream) => stream.try_read(unfilled),
         }))?;
+        if read > 0 && read < wanted {
+            self.emptied();
+        }
         buf.advance(read);
         Poll::Ready(Ok(()))
     }
