@@ -135,6 +135,10 @@ pub(crate) fn verify_request(data: &[u8]) {
         return;
     };
     assert!(data.ends_with(request.body));
+    let head = &data[..data.len() - request.body.len()];
+    assert!(head.ends_with(b"\n"));
+    let last_line = head[..head.len() - 1].rsplit(|byte| *byte == b'\n').next();
+    assert!(matches!(last_line, None | Some(b"" | b"\r")));
     let Ok(scheme) = catalogue::compile("carevalidate", &BTreeMap::new()) else {
         unreachable!("the catalogue has it")
     };

@@ -696,7 +696,8 @@ fn samples_lack_nothing_but_what_they_name() {
     for sample in samples {
         let run = desk.run(&["check", "--json", "-c", sample.to_str().unwrap()]);
         let json = run.json();
-        for problem in json["problems"].as_array().unwrap() {
+        let problems = json["problems"].as_array().unwrap();
+        for problem in problems.iter().filter(|it| it["severity"] == "error") {
             let message = problem["message"].as_str().unwrap();
             assert!(
                 ["does not exist", "No such file", "is not set"]
