@@ -129,15 +129,20 @@ pub async fn serve(
             // head announces decides: the answer must not show whether the body was read.
             let ends = matches!(rejection, Rejection::HeadMalformed(_))
                 || matches!(rejection, Rejection::NotVerified { .. }) && !small;
-            if http1 && (ends || expects_continue || !drained(&mut body).await) {
+            // On HTTP/2 too: there are senders, curl 7.88 among them, that drop the answer if they could not send all of a body.
+            let read = !expects_continue && drained(&mut body).await;
+            if http1 && (ends || !read) {
                 // What follows on this connection is a body that nobody will read.
                 response
                     .headers_mut()
                     .insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             drop(report);
-            response.map(|body| AnswerBody {
-                kind: AnswerKind::Own(Some(body)),
+            response.map(|answer| AnswerBody {
+                kind: AnswerKind::Own {
+                    answer: Some(answer),
+                    _refused: body,
+                },
                 report: None,
             })
         }
@@ -251,7 +256,12 @@ pub struct AnswerBody {
 }
 
 enum AnswerKind {
-    Own(Option<Bytes>),
+    Own {
+        answer: Option<Bytes>,
+        /// The body that was refused. On HTTP/2 dropping it before the answer has gone out would reset the stream, and the
+        /// sender would see a broken stream instead of the answer.
+        _refused: Incoming,
+    },
     Upstream(UpstreamBody),
 }
 
@@ -288,8 +298,8 @@ impl Body for AnswerBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = &mut *self;
         let frame = match &mut this.kind {
-            AnswerKind::Own(body) => {
-                return Poll::Ready(body.take().map(|body| Ok(Frame::data(body))));
+            AnswerKind::Own { answer, .. } => {
+                return Poll::Ready(answer.take().map(|answer| Ok(Frame::data(answer))));
             }
             AnswerKind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
         };
@@ -310,15 +320,15 @@ impl Body for AnswerBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            AnswerKind::Own(body) => body.is_none(),
+            AnswerKind::Own { answer, .. } => answer.is_none(),
             AnswerKind::Upstream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            AnswerKind::Own(body) => {
-                SizeHint::with_exact(body.as_ref().map_or(0, |body| body.len() as u64))
+            AnswerKind::Own { answer, .. } => {
+                SizeHint::with_exact(answer.as_ref().map_or(0, |answer| answer.len() as u64))
             }
             AnswerKind::Upstream(body) => body.size_hint(),
         }

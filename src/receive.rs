@@ -4,7 +4,7 @@
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request::Parts, uri::Authority};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request, uri::Authority};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
@@ -99,9 +99,13 @@ impl Head {
     ///
     /// # Errors
     /// [`Rejection::HeadMalformed`], [`Rejection::HeadTooLarge`], [`Rejection::TargetTooLong`].
-    pub fn new(parts: Parts, peer: Arc<Peer>, head_bytes_max: usize) -> Result<Self, Rejection> {
+    pub fn new(
+        parts: request::Parts,
+        peer: Arc<Peer>,
+        head_bytes_max: usize,
+    ) -> Result<Self, Rejection> {
         let malformed = Err;
-        let Parts {
+        let request::Parts {
             method,
             uri,
             version,
@@ -200,15 +204,20 @@ pub struct Pace {
 pub const PACE_WINDOW: Duration = Duration::from_secs(5);
 
 /// A request that is here whole and about which nothing is known yet.
+///
+/// Made by [`collect`] alone, taken apart by [`crate::verify`] alone, and not to be changed between: the check belongs to this
+/// route, these keys and this body.
 pub struct Unverified<'s> {
-    /// Its route.
-    pub route: &'s Route,
-    /// Its head.
-    pub head: Head,
-    /// Request id.
-    pub id: Uuid,
+    parts: Parts<'s>,
+}
+
+/// What [`crate::verify`] judges.
+pub(crate) struct Parts<'s> {
+    pub(crate) route: &'s Route,
+    pub(crate) head: Head,
+    pub(crate) id: Uuid,
     /// When its head had come.
-    pub at: UnixTime,
+    pub(crate) at: UnixTime,
     pub(crate) body: RawBody,
     pub(crate) check: Check,
     /// Places in the route's keys, in the order in which the check has them.
@@ -217,23 +226,28 @@ pub struct Unverified<'s> {
     pub(crate) signed_at: Option<UnixTime>,
 }
 
-impl Unverified<'_> {
+impl<'s> Unverified<'s> {
     /// Length of the body in bytes.
     pub fn body_bytes(&self) -> u64 {
-        self.body.len()
+        self.parts.body.len()
     }
 
     /// Whether part of the body is on disk.
     pub fn is_spilled(&self) -> bool {
-        self.body.is_spilled()
+        self.parts.body.is_spilled()
+    }
+
+    /// Takes it apart for the verdict.
+    pub(crate) fn into_parts(self) -> Parts<'s> {
+        self.parts
     }
 }
 
 impl fmt::Debug for Unverified<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unverified")
-            .field("route", &self.route.name)
-            .field("id", &self.id)
+            .field("route", &self.parts.route.name)
+            .field("id", &self.parts.id)
             .finish_non_exhaustive()
     }
 }
@@ -274,14 +288,16 @@ pub async fn collect<'s>(
     }
     let body = writer.finish().await.map_err(Rejection::Store)?;
     Ok(Unverified {
-        route,
-        head,
-        id,
-        at,
-        body,
-        check,
-        keys,
-        signed_at,
+        parts: Parts {
+            route,
+            head,
+            id,
+            at,
+            body,
+            check,
+            keys,
+            signed_at,
+        },
     })
 }
 

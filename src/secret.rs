@@ -84,8 +84,11 @@ pub enum SecretError {
     #[error("is larger than {SECRET_BYTES_MAX} bytes; is this the right file?")]
     TooLarge,
     /// The variable is not set.
-    #[error("is not set")]
+    #[error("is not set; the process that starts this one sets it to the signing secret")]
     Unset,
+    /// There is no such file.
+    #[error("does not exist; write the signing secret into it, or correct its name")]
+    NoFile,
     /// Not running under systemd with credentials.
     #[error(
         "cannot be read: $CREDENTIALS_DIRECTORY is not set; use LoadCredential= in the systemd unit"
@@ -135,7 +138,13 @@ fn from_env(name: &str) -> Result<Loaded, SecretError> {
 }
 
 fn read_file(path: &Path) -> Result<Loaded, SecretError> {
-    let file = fs::File::open(path).map_err(SecretError::Io)?;
+    let file = fs::File::open(path).map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            SecretError::NoFile
+        } else {
+            SecretError::Io(error)
+        }
+    })?;
     // Full size at once: a vector that grows would leave copies of the secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(SECRET_BYTES_MAX + 1));
     file.take(SECRET_BYTES_MAX as u64 + 1)
@@ -203,6 +212,10 @@ mod tests {
         ));
         assert!(matches!(
             SecretSource::File("/nonexistent/secret".into()).read(),
+            Err(SecretError::NoFile)
+        ));
+        assert!(matches!(
+            SecretSource::File("/".into()).read(),
             Err(SecretError::Io(_))
         ));
         assert!(matches!(

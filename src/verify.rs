@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::{
     body::RawBody,
     clock::UnixTime,
-    receive::{Head, Unverified},
+    receive::{Head, Parts, Unverified},
     reject::{Rejection, SignatureFault},
     route::Route,
     scheme::Verdict,
@@ -60,7 +60,7 @@ impl Proof {
 /// # Errors
 /// [`SignatureFault::Mismatch`] if none of the keys made the signature.
 pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
-    let Unverified {
+    let Parts {
         route,
         head,
         id,
@@ -69,7 +69,7 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
         check,
         keys,
         signed_at,
-    } = request;
+    } = request.into_parts();
     let mismatch = || Rejection::NotVerified {
         fault: SignatureFault::Mismatch,
         status: route.reject_status,
@@ -79,8 +79,9 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
             key: *keys.get(place).ok_or_else(mismatch)?,
             signed_at,
         }),
-        Verdict::Unsigned => Standing::NotRequired,
-        Verdict::Mismatch => return Err(mismatch()),
+        Verdict::Unsigned if !route.scheme.needs_secret() => Standing::NotRequired,
+        // A claim of scheme `none` on a route that wants a signature would come from a mistake of ours. It must not pass.
+        Verdict::Unsigned | Verdict::Mismatch => return Err(mismatch()),
     };
     Ok(Verified {
         route,

@@ -257,6 +257,27 @@ fn imports_are_found_in_every_form() {
     assert_eq!(imports(source), want);
 }
 
+/// `Upstream::send` takes a body's stream. Whoever makes one can send past the forwarder, so nobody else may.
+#[test]
+fn only_the_forwarder_and_the_sending_commands_make_streams_of_bodies() {
+    let src = Path::new(ROOT).join("src");
+    let mut found = BTreeSet::new();
+    for file in sources(&src) {
+        let name = file
+            .strip_prefix(&src)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        let text = fs::read_to_string(&file).unwrap();
+        if text.contains(".into_stream(") && !name.starts_with("body/") {
+            found.insert(name);
+        }
+    }
+    let want: BTreeSet<_> = ["cli/client.rs", "forward.rs"].map(str::to_owned).into();
+    assert_eq!(found, want);
+}
+
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }

@@ -1,5 +1,7 @@
 //! `countersign check`: what start-up does, without serving.
 
+use std::{collections::BTreeMap, io::Write as _};
+
 use serde::Serialize;
 
 use super::{
@@ -8,7 +10,8 @@ use super::{
 };
 use crate::{
     assemble::{self, Finding},
-    config::{Config, Loaded},
+    config::{Config, Loaded, Place, Problem, Severity},
+    pipeline::Gateway,
     reject::Chain,
     scheme::catalogue,
     server::server_config,
@@ -19,22 +22,24 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    #[command(flatten)]
-    route: RouteArgs,
     /// End with 1 if there are warnings
     #[arg(long)]
     strict: bool,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    route: RouteArgs,
 }
 
+/// What is printed: routes to stdout and problems to stderr, or all of it as JSON to stdout.
 #[derive(Serialize)]
 struct Report {
     ok: bool,
     routes: Vec<RouteReport>,
-    errors: Vec<String>,
-    warnings: Vec<String>,
+    /// What the catalogue says of the providers, by their ids.
+    notes: BTreeMap<&'static str, Vec<String>>,
+    problems: Vec<Problem>,
 }
 
 #[derive(Serialize)]
@@ -45,31 +50,33 @@ struct RouteReport {
     scheme: String,
     secrets: usize,
     upstream: Vec<String>,
-    /// What the catalogue says of the provider.
-    notes: Vec<String>,
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let Loaded { config, warnings } = load(&args.config, &args.route.flags())?;
-    let mut report = inspect(&config)?;
-    report.warnings.splice(
-        0..0,
-        warnings
-            .iter()
-            .map(|warning| format!("{}: {}", warning.path, warning.message)),
-    );
-    report.ok = report.errors.is_empty();
+    let report = match load(&args.config, &args.route.flags()) {
+        Ok(loaded) => inspect(loaded)?,
+        Err(Failure::Config(errors)) => Report {
+            ok: false,
+            routes: Vec::new(),
+            notes: BTreeMap::new(),
+            problems: errors.problems().to_vec(),
+        },
+        Err(failure) => return Err(failure),
+    };
     if args.json {
         print(format_args!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else {
         print(report.text())?;
+        for problem in &report.problems {
+            let _ = write!(std::io::stderr(), "{problem}\n\n");
+        }
     }
     if !report.ok {
-        return Err(Failure::Config(
-            "error: the configuration cannot be used as it is".into(),
+        return Err(Failure::Unusable(
+            "the configuration cannot be used as it is".into(),
         ));
     }
-    if args.strict && !report.warnings.is_empty() {
+    if args.strict && !report.problems.is_empty() {
         Err(Failure::Negative)
     } else {
         Ok(())
@@ -77,62 +84,103 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 /// Opens everything that the configuration names.
-fn inspect(config: &Config) -> Result<Report, Failure> {
-    let mut report = Report {
-        ok: true,
-        routes: Vec::new(),
-        errors: Vec::new(),
-        warnings: Vec::new(),
-    };
-    if let Some(Err(error)) = config.server.tls.as_ref().map(server_config) {
-        report
-            .errors
-            .push(format!("server.tls: {}", Chain(error.as_ref())));
+fn inspect(Loaded { config, warnings }: Loaded) -> Result<Report, Failure> {
+    let mut problems = warnings;
+    if let Some(Err(fault)) = config.server.tls.as_ref().map(server_config) {
+        problems.push(error("server.tls", Chain(fault.as_ref()).to_string()));
     }
-    match assemble::gateway(config, LogSink::to(std::io::sink())?) {
-        Err(error) => report.errors.push(Chain(error.as_ref()).to_string()),
+    let mut routes = Vec::new();
+    match assemble::gateway(&config, LogSink::to(std::io::sink())?) {
+        Err(fault) => problems.push(error("route", Chain(fault.as_ref()).to_string())),
         Ok((gateway, findings)) => {
-            for Finding {
-                route,
-                key,
-                unusable,
-                text,
-            } in findings
-            {
-                let key = key.map(|key| format!(", secret {key}")).unwrap_or_default();
-                let list = if unusable {
-                    &mut report.errors
-                } else {
-                    &mut report.warnings
-                };
-                list.push(format!("route {route}{key}: {text}"));
-            }
-            if let Err(error) = gateway.snapshot.bodies.probe() {
-                report.errors.push(format!("limits.spool_dir: cannot be written: {error}; name a folder that the process may write, or set `spool = \"0\"`"));
-            }
-            for (route, config) in gateway.snapshot.routes.iter().zip(&config.routes) {
-                let provider = route.scheme.name().split(':').next().unwrap_or_default();
-                report.routes.push(RouteReport {
-                    name: route.name.clone(),
-                    host: config.host.clone(),
-                    path: config.path.to_string(),
-                    scheme: route.scheme.name().to_owned(),
-                    secrets: route.keys.len(),
-                    upstream: config
-                        .upstream
-                        .addresses
-                        .iter()
-                        .map(ToString::to_string)
-                        .collect(),
-                    notes: catalogue::providers()
-                        .find(|known| known.id == provider)
-                        .map(|known| known.spec.notes)
-                        .unwrap_or_default(),
+            problems.extend(findings.into_iter().map(of_route));
+            if let Err(fault) = gateway.snapshot.bodies.probe() {
+                let message = format!("the folder for spooled bodies cannot be written: {fault}");
+                problems.push(Problem {
+                    help: Some(
+                        "name a folder that the process may write, or set `spool = \"0\"`".into(),
+                    ),
+                    ..error("limits.spool_dir", message)
                 });
             }
+            routes = describe(&config, &gateway);
         }
     }
-    Ok(report)
+    Ok(Report {
+        ok: problems
+            .iter()
+            .all(|problem| problem.severity == Severity::Warning),
+        routes,
+        notes: notes(&config),
+        problems,
+    })
+}
+
+/// A problem with something that the configuration names.
+fn error(path: &str, message: String) -> Problem {
+    Problem {
+        severity: Severity::Error,
+        path: path.into(),
+        message,
+        help: None,
+        place: Place::Nowhere,
+    }
+}
+
+fn of_route(finding: Finding) -> Problem {
+    let Finding {
+        route,
+        key,
+        unusable,
+        text,
+    } = finding;
+    let (path, about) = match key {
+        Some(key) => (
+            format!("route.{route}.secrets.{key}"),
+            format!("route {route}, secret {key}"),
+        ),
+        None => (format!("route.{route}"), format!("route {route}")),
+    };
+    Problem {
+        severity: if unusable {
+            Severity::Error
+        } else {
+            Severity::Warning
+        },
+        ..error(&path, format!("{about}: {text}"))
+    }
+}
+
+fn describe(config: &Config, gateway: &Gateway) -> Vec<RouteReport> {
+    let routes = gateway.snapshot.routes.iter().zip(&config.routes);
+    routes
+        .map(|(route, config)| RouteReport {
+            name: route.name.clone(),
+            host: config.host.clone(),
+            path: config.path.to_string(),
+            scheme: route.scheme.name().to_owned(),
+            secrets: route.keys.len(),
+            upstream: config
+                .upstream
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        })
+        .collect()
+}
+
+fn notes(config: &Config) -> BTreeMap<&'static str, Vec<String>> {
+    let used = |id: &str| {
+        config.routes.iter().any(|route| {
+            let (provider, _) = catalogue::split(route.scheme.name());
+            provider == id
+        })
+    };
+    catalogue::providers()
+        .filter(|provider| used(provider.id))
+        .map(|provider| (provider.id, provider.spec.notes))
+        .collect()
 }
 
 impl Report {
@@ -140,29 +188,35 @@ impl Report {
         let mut text = String::new();
         for route in &self.routes {
             text.push_str(&format!(
-                "route {}: {}{} -> {}, scheme {}, {} secret(s)\n",
+                "route {}: {}{} -> {}, scheme {}, {}\n",
                 route.name,
                 route.host.as_deref().unwrap_or("*"),
                 route.path,
                 route.upstream.join(" "),
                 route.scheme,
-                route.secrets
+                count(route.secrets, "secret")
             ));
-            for note in &route.notes {
-                text.push_str(&format!("  note: {note}\n"));
+        }
+        for (provider, notes) in &self.notes {
+            for note in notes {
+                text.push_str(&format!("{provider}: {note}\n"));
             }
         }
-        for warning in &self.warnings {
-            text.push_str(&format!("warning: {warning}\n"));
-        }
-        for error in &self.errors {
-            text.push_str(&format!("error: {error}\n"));
-        }
+        let errors = self
+            .problems
+            .iter()
+            .filter(|problem| problem.severity == Severity::Error)
+            .count();
         text.push_str(&format!(
-            "{} error(s), {} warning(s)\n",
-            self.errors.len(),
-            self.warnings.len()
+            "{}, {}\n",
+            count(errors, "error"),
+            count(self.problems.len() - errors, "warning")
         ));
         text
     }
+}
+
+/// `1 error`, `2 errors`
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }

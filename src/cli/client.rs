@@ -36,6 +36,9 @@ pub(super) async fn request(
     let authority = url
         .authority()
         .ok_or_else(|| usage("is not a URL; write it like https://hooks.example.org/path"))?;
+    if authority.as_str().contains('@') {
+        return Err(usage("holds user information, which nobody would read"));
+    }
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     let address = match url.scheme_str() {
         Some("http") => UpstreamAddr::Http {
@@ -60,9 +63,10 @@ pub(super) async fn request(
         read_timeout: Duration::from_secs(60),
         keep_alive: Duration::ZERO,
         idle_connections: 0,
-    })?;
+    })
+    .map_err(|error| Failure::Usage(Chain(error.as_ref()).to_string()))?;
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| usage("names no host"))?;
-    headers.insert(header::HOST, host);
+    headers.entry(header::HOST).or_insert(host);
     let store = BodyStore::new(BodyStoreConfig {
         memory: u64::MAX,
         spool_dir: None,

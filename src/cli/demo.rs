@@ -69,8 +69,8 @@ async fn demo(folder: &Path, once: bool) -> Outcome {
     let inbox = Inbox::default();
     let upstream = start_upstream(inbox.clone()).await?;
     let config = write_files(folder, &secret, upstream)?;
-    let loaded = config::load(&Source::File(config), &[], &Flags::default())
-        .map_err(|errors| Failure::Config(errors.to_string()))?;
+    let loaded =
+        config::load(&Source::File(config), &[], &Flags::default()).map_err(Failure::Config)?;
     let (gateway, _) = assemble::gateway(&loaded.config, LogSink::to(io::sink())?)?;
     let gateway: Arc<Gateway> = Arc::new(gateway);
     let server = Server::bind(&loaded.config, gateway)?;
@@ -260,11 +260,11 @@ fn by_hand(url: &Uri, folder: &Path) -> Outcome {
   Now by hand, in a second terminal. The files are in {folder}:
   countersign.toml, the certificate and its key, the secret, and delivery.json.
 
-  cd {folder}
+  cd '{folder}'
   signature=$(openssl dgst -sha256 -hmac "$(cat secret)" delivery.json | sed 's/.* //')
 
   # accepted: the echo comes back, with the mark that the upstream saw
-  curl -i --cacert certificate.pem -H "x-cv-signature: $signature" --data-binary @delivery.json {url}
+  curl -i --cacert certificate.pem -H "x-cv-signature: $signature" --data-binary @delivery.json {url}; echo
 
   # refused: one more byte
   (cat delivery.json; echo) | curl -i --cacert certificate.pem -H "x-cv-signature: $signature" --data-binary @- {url}

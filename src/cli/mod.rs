@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod demo;
 mod health;
+pub mod saved;
 mod send;
 mod serve;
 mod sign;
@@ -21,21 +22,28 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-use crate::reject::Chain;
+use crate::{config::ConfigErrors, reject::Chain};
 
-/// Verifies webhook signatures and forwards the bytes unchanged.
+/// Stands in front of a webhook receiver: verifies signatures over the raw body and forwards the bytes unchanged.
 #[derive(Parser)]
-#[command(version, about, max_term_width = 100)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
+const AFTER_HELP: &str = "\
+See it work:        countersign demo
+One route, no file: countersign serve --scheme carevalidate --secret-file cv.secret \\
+                      --upstream http://127.0.0.1:3000
+
+Exit codes: 0 good, 1 the answer is no, 2 usage, 70 internal, 78 configuration";
+
 #[derive(Subcommand)]
 enum Command {
     /// Run the gateway
     Serve(serve::Args),
-    /// Do what start-up does, without serving: configuration, secrets, certificates
+    /// Do what start-up does, without serving: read configuration, secrets and certificates
     Check(check::Args),
     /// Print the headers with which a sender signs a body
     Sign(sign::Args),
@@ -43,9 +51,9 @@ enum Command {
     Verify(verify::Args),
     /// Send a signed delivery, genuine or wrong on purpose, to a URL
     Send(send::Args),
-    /// Ask a running gateway whether it is ready, for container health checks
+    /// Ask a running gateway whether it is ready; for container health checks
     Health(health::Args),
-    /// See it work: throw-away certificate and secret, echo upstream, gateway over TLS
+    /// See it work: gateway over TLS, echoing upstream, throw-away certificate and secret
     Demo(demo::Args),
 }
 
@@ -55,8 +63,10 @@ enum Failure {
     Negative,
     /// What was asked for makes no sense.
     Usage(String),
-    /// The configuration cannot be used.
-    Config(String),
+    /// The configuration has faults.
+    Config(ConfigErrors),
+    /// The configuration has none, but something that it names cannot be used.
+    Unusable(String),
     /// Something that should work did not.
     Internal(anyhow::Error),
 }
@@ -71,7 +81,7 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    // redis, rcgen and rustls itself all take this one.
+    // rustls, and whatever else asks it for one, takes this one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
@@ -86,7 +96,8 @@ pub fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Negative) => return ExitCode::from(1),
         Err(Failure::Usage(text)) => (2, format!("error: {text}")),
-        Err(Failure::Config(text)) => (78, text),
+        Err(Failure::Config(errors)) => (78, errors.to_string()),
+        Err(Failure::Unusable(text)) => (78, format!("error: {text}")),
         Err(Failure::Internal(error)) => (70, format!("error: {}", Chain(error.as_ref()))),
     };
     // A closed stderr is nothing to die of.
@@ -102,10 +113,14 @@ fn print(text: impl fmt::Display) -> Outcome {
     }
 }
 
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
 /// Reads a file, or stdin for `-`.
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    let read = if path == Path::new("-") {
+    let read = if is_stdin(path) {
         io::stdin().lock().read_to_end(&mut bytes).map(drop)
     } else {
         std::fs::read(path).map(|read| bytes = read)
@@ -125,7 +140,7 @@ fn block_on<F: Future>(future: F) -> io::Result<F::Output> {
 /// The configuration file of commands that work from one.
 #[derive(clap::Args, Clone)]
 struct ConfigArgs {
-    /// Configuration file, `-` for stdin
+    /// Configuration file, `-` for stdin; left out: what COUNTERSIGN_CONFIG names
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

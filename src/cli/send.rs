@@ -16,6 +16,7 @@ use crate::{
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Where to, such as https://hooks.example.org/webhooks/carevalidate
+    #[arg(value_parser = url)]
     url: Uri,
     #[command(flatten)]
     signer: SignerArgs,
@@ -25,7 +26,7 @@ pub(super) struct Args {
     /// What to do wrong
     #[arg(long, value_enum, default_value_t)]
     fault: Fault,
-    /// Further header, as `NAME: VALUE`; may be repeated
+    /// Further header, as `NAME: VALUE`, `Host` too; may be repeated
     #[arg(long = "header", short = 'H', value_name = "HEADER", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
     /// PEM file of the authorities to trust instead of the system's
@@ -34,6 +35,11 @@ pub(super) struct Args {
     /// Content type of the body
     #[arg(long, value_name = "TYPE", default_value = "application/json")]
     content_type: HeaderValue,
+}
+
+fn url(text: &str) -> Result<Uri, &'static str> {
+    text.parse()
+        .map_err(|_| "write it like https://hooks.example.org/path")
 }
 
 /// Ways to get a delivery wrong.
@@ -91,17 +97,19 @@ pub(super) fn delivery(
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let signer = args.signer.signer()?;
+    let now = SystemClock.now();
+    let signer = args.signer.signer(now, &args.body)?;
     let body = read(&args.body)?;
     let Some((_, secret)) = signer.secrets.first() else {
         return Err(Failure::Usage(
-            "the route has no secret, so nothing can be signed".into(),
+            "the route has no secret that is valid now, so nothing can be signed".into(),
         ));
     };
-    let (mut headers, body) =
-        delivery(&signer.scheme, secret, &body, SystemClock.now(), args.fault)?;
-    headers.insert(header::CONTENT_TYPE, args.content_type.clone());
+    let (mut headers, body) = delivery(&signer.scheme, secret, &body, now, args.fault)?;
     headers.extend(args.headers.iter().cloned());
+    headers
+        .entry(header::CONTENT_TYPE)
+        .or_insert(args.content_type.clone());
     let answer = block_on(client::request(
         Method::POST,
         &args.url,

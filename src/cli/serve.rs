@@ -5,10 +5,11 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigArgs, Failure, Outcome};
+use super::{ConfigArgs, Failure, Outcome, is_stdin, read};
 use crate::{
     assemble,
     config::{self, Config, Flags, Loaded, Source},
+    reject::Chain,
     server::{Ended, Server, stop_on_signals},
     telemetry::{self, LogSink},
 };
@@ -22,6 +23,9 @@ const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 /// Descriptors beside the connections: listeners, spool files, log.
 const SPARE_DESCRIPTORS: u64 = 64;
 
+/// Heading of the flags that have a key in the file, for help.
+const OVERRIDES: &str = "Over what the configuration file says";
+
 #[derive(clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
@@ -30,9 +34,9 @@ pub(super) struct Args {
     route: RouteArgs,
 }
 
-/// One route, and what it needs, without a file.
+/// What can be said without a file.
 #[derive(clap::Args)]
-#[command(next_help_heading = "Options for one route without a configuration file")]
+#[command(next_help_heading = "One route without a configuration file")]
 pub(super) struct RouteArgs {
     /// Scheme from the catalogue, such as `carevalidate`, or `none`
     #[arg(long, value_name = "NAME")]
@@ -52,26 +56,26 @@ pub(super) struct RouteArgs {
     /// Where to forward: http://, https:// or unix:; may be repeated
     #[arg(long, value_name = "URL")]
     upstream: Vec<String>,
-    /// Path to serve: exact, or a prefix that ends in /*
+    /// Path to serve: exact, or a prefix that ends in /*; left out: every path
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
-    /// Address to listen on, HOST:PORT or unix:PATH; may be repeated
-    #[arg(long, value_name = "ADDRESS")]
+    /// Address to listen on, IP:PORT or unix:PATH; may be repeated
+    #[arg(long, value_name = "ADDRESS", help_heading = OVERRIDES)]
     listen: Vec<String>,
     /// Address for health and metrics, or `off`
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", help_heading = OVERRIDES)]
     admin: Option<String>,
     /// PEM file with the certificate chain
-    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    #[arg(long, value_name = "FILE", requires = "tls_key", help_heading = OVERRIDES)]
     tls_certificate: Option<PathBuf>,
     /// PEM file with its private key
-    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    #[arg(long, value_name = "FILE", requires = "tls_certificate", help_heading = OVERRIDES)]
     tls_key: Option<PathBuf>,
     /// Log format: json or text
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", help_heading = OVERRIDES)]
     log_format: Option<String>,
     /// Log level: error, warn, info or debug
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", help_heading = OVERRIDES)]
     log_level: Option<String>,
 }
 
@@ -105,11 +109,15 @@ pub(super) fn load(args: &ConfigArgs, flags: &Flags) -> Result<Loaded, Failure> 
         Some(PathBuf::from(path))
     });
     let source = match named {
-        Some(path) if path.as_os_str() == "-" => Source::Stdin(io::read_to_string(io::stdin())?),
+        Some(path) if is_stdin(&path) => {
+            Source::Stdin(String::from_utf8(read(&path)?).map_err(|_| {
+                Failure::Unusable("<stdin>: the configuration is not UTF-8 text".into())
+            })?)
+        }
         Some(path) => Source::File(path),
         None => Source::None,
     };
-    config::load(&source, &environment, flags).map_err(|errors| Failure::Config(errors.to_string()))
+    config::load(&source, &environment, flags).map_err(Failure::Config)
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
@@ -134,9 +142,7 @@ pub(super) fn run(args: &Args) -> Outcome {
 async fn serve(config: &Config, sink: LogSink) -> Outcome {
     raise_descriptor_limit(config.limits.connections);
     // A certificate or address that cannot be used is a fault of the configuration: starting again would not help.
-    let unusable = |error: anyhow::Error| {
-        Failure::Config(format!("error: {}", crate::reject::Chain(error.as_ref())))
-    };
+    let unusable = |error: anyhow::Error| Failure::Unusable(Chain(error.as_ref()).to_string());
     let (gateway, findings) = assemble::gateway(config, sink).map_err(unusable)?;
     let gateway = Arc::new(gateway);
     for finding in &findings {

@@ -28,12 +28,12 @@ pub(super) fn time(text: &str) -> Result<UnixTime, String> {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let signer = args.signer.signer()?;
-    let body = read(&args.body)?;
     let at = args.at.unwrap_or_else(|| SystemClock.now());
+    let signer = args.signer.signer(at, &args.body)?;
+    let body = read(&args.body)?;
     let Some((_, secret)) = signer.secrets.first() else {
         return Err(Failure::Usage(
-            "the route has no secret, so it signs nothing".into(),
+            "the route has no secret that is valid now, so nothing can be signed".into(),
         ));
     };
     let headers = signer

@@ -1,9 +1,14 @@
 //! A scheme with its secrets, from flags or from a route of a configuration: for `sign`, `verify` and `send`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use super::{ConfigArgs, Failure, serve};
+use super::{ConfigArgs, Failure, is_stdin, serve};
 use crate::{
+    clock::UnixTime,
+    config::nearest,
     reject::Chain,
     scheme::{Scheme, catalogue},
     secret::{Secret, SecretSource},
@@ -20,7 +25,7 @@ pub(super) struct SignerArgs {
     /// Scheme from the catalogue, such as `carevalidate`
     #[arg(long, value_name = "NAME", required_unless_present = "route")]
     scheme: Option<String>,
-    /// Parameter of the scheme, as NAME=VALUE
+    /// Parameter of the scheme, as NAME=VALUE; may be repeated
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = pair)]
     params: Vec<(String, String)>,
     /// File that holds the secret
@@ -36,7 +41,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// A scheme and at least one secret.
+/// A scheme, and secrets unless it needs none.
 pub(super) struct Signer {
     pub(super) scheme: Scheme,
     /// Key ids and secrets.
@@ -44,9 +49,16 @@ pub(super) struct Signer {
 }
 
 impl SignerArgs {
-    pub(super) fn signer(&self) -> Result<Signer, Failure> {
+    /// Reads both, as they hold at the time `now`. `input` is what the command reads besides.
+    pub(super) fn signer(&self, now: UnixTime, input: &Path) -> Result<Signer, Failure> {
+        if is_stdin(input) && self.config.config.as_deref().is_some_and(is_stdin) {
+            return Err(Failure::Usage(
+                "stdin cannot be both the configuration and the body; name a file for one of them"
+                    .into(),
+            ));
+        }
         let (scheme, sources) = match &self.route {
-            Some(name) => self.configured(name)?,
+            Some(name) => self.configured(name, now)?,
             None => (
                 self.catalogued()?,
                 vec![("default".to_owned(), self.source())],
@@ -74,20 +86,21 @@ impl SignerArgs {
         let params: BTreeMap<_, _> = self.params.iter().cloned().collect();
         catalogue::compile(name, &params).map_err(|errors| {
             Failure::Usage(match errors {
-                None => format!(
-                    "there is no scheme `{name}`; known are {}",
-                    catalogue::names().join(", ")
-                ),
+                None => unknown("scheme", name, &catalogue::names()),
                 Some(errors) => errors
                     .iter()
-                    .map(ToString::to_string)
+                    .map(|error| format!("{}; here: `--param NAME=VALUE`", error.message))
                     .collect::<Vec<_>>()
                     .join("\n"),
             })
         })
     }
 
-    fn configured(&self, name: &str) -> Result<(Scheme, Vec<(String, SecretSource)>), Failure> {
+    fn configured(
+        &self,
+        name: &str,
+        now: UnixTime,
+    ) -> Result<(Scheme, Vec<(String, SecretSource)>), Failure> {
         let config = serve::load(&self.config, &Default::default())?.config;
         let known: Vec<_> = config
             .routes
@@ -95,18 +108,25 @@ impl SignerArgs {
             .map(|route| route.name.clone())
             .collect();
         let Some(route) = config.routes.into_iter().find(|route| route.name == *name) else {
-            return Err(Failure::Usage(format!(
-                "there is no route `{name}`; known are {}",
-                known.join(", ")
-            )));
+            return Err(Failure::Usage(unknown("route", name, &known)));
         };
         Ok((
             route.scheme,
             route
                 .secrets
                 .into_iter()
+                .filter(|secret| secret.is_valid(now))
                 .map(|secret| (secret.id, secret.source))
                 .collect(),
         ))
     }
+}
+
+/// Says that there is no such thing, and what there is.
+fn unknown(what: &str, name: &str, known: &[String]) -> String {
+    let hint = match nearest(name, known.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("there are {}", known.join(", ")),
+    };
+    format!("there is no {what} `{name}`; {hint}")
 }

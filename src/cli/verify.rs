@@ -2,17 +2,14 @@
 
 use std::path::PathBuf;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use serde::Serialize;
 
-use super::{Failure, Outcome, print, read, sign::time, signer::SignerArgs};
+use super::{Failure, Outcome, print, read, saved, sign::time, signer::SignerArgs};
 use crate::{
     clock::{Clock as _, SystemClock, UnixTime},
     scheme::Verdict,
 };
-
-/// Header fields that a saved request may have.
-const HEADERS_MAX: usize = 256;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -57,17 +54,21 @@ struct Answer<'a> {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let signer = args.signer.signer()?;
-    let (headers, body) = match (&args.request, &args.body) {
-        (Some(path), _) => parse(read(path)?)?,
-        (None, Some(path)) => (args.headers.iter().cloned().collect(), read(path)?),
-        (None, None) => {
-            return Err(Failure::Usage(
-                "give `--request`, or `--body` with `--header`".into(),
-            ));
-        }
-    };
     let now = args.at.unwrap_or_else(|| SystemClock.now());
+    let Some(path) = args.request.as_ref().or(args.body.as_ref()) else {
+        return Err(Failure::Usage(
+            "give `--request`, or `--body` with `--header`".into(),
+        ));
+    };
+    let signer = args.signer.signer(now, path)?;
+    let bytes = read(path)?;
+    let (headers, body) = if args.request.is_some() {
+        let saved = saved::parse(&bytes)
+            .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
+        (saved.headers, saved.body)
+    } else {
+        (args.headers.iter().cloned().collect(), &bytes[..])
+    };
     let refused = |reason, detail| Answer {
         verified: false,
         key: None,
@@ -77,6 +78,10 @@ pub(super) fn run(args: &Args) -> Outcome {
     let claim = signer.scheme.claim(&headers, now);
     let answer = match claim {
         Err(error) => refused(error.reason(), error.to_string()),
+        Ok(_) if signer.secrets.is_empty() && signer.scheme.needs_secret() => refused(
+            "no_usable_secret",
+            "no secret of the route is valid at this time".into(),
+        ),
         Ok(claim) => {
             let keys: Vec<_> = signer
                 .secrets
@@ -84,7 +89,7 @@ pub(super) fn run(args: &Args) -> Outcome {
                 .map(|(_, secret)| signer.scheme.key(secret))
                 .collect();
             let mut check = signer.scheme.start(claim, &keys);
-            check.update(&body);
+            check.update(body);
             match check.finish() {
                 Verdict::Match(place) => Answer {
                     verified: true,
@@ -117,70 +122,5 @@ pub(super) fn run(args: &Args) -> Outcome {
         Ok(())
     } else {
         Err(Failure::Negative)
-    }
-}
-
-/// Splits a saved request. The request line may be missing; line ends may be those of a text editor.
-fn parse(request: Vec<u8>) -> Result<(HeaderMap, Vec<u8>), Failure> {
-    let bad = |what: &str| Failure::Usage(format!("the saved request cannot be read: {what}"));
-    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let first_line = request
-        .split(|byte| *byte == b'\n')
-        .next()
-        .unwrap_or_default()
-        .trim_ascii_end();
-    let has_request_line = first_line.split(|byte| *byte == b' ').count() == 3
-        && !first_line
-            .split(|byte| *byte == b' ')
-            .next()
-            .unwrap_or_default()
-            .ends_with(b":");
-    let head_at = if has_request_line {
-        request
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .map_or(request.len(), |end| end + 1)
-    } else {
-        0
-    };
-    let (end, fields) = match httparse::parse_headers(&request[head_at..], &mut fields) {
-        Ok(httparse::Status::Complete(found)) => found,
-        Ok(httparse::Status::Partial) => {
-            return Err(bad("there is no empty line between head and body"));
-        }
-        Err(error) => return Err(bad(&error.to_string())),
-    };
-    let mut headers = HeaderMap::new();
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes())
-            .map_err(|_| bad("a header name is not one"))?;
-        headers.append(
-            name,
-            HeaderValue::from_bytes(field.value).map_err(|_| bad("a header value is not one"))?,
-        );
-    }
-    let body = request[head_at + end..].to_vec();
-    Ok((headers, body))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_requests_with_and_without_request_line() {
-        for head in [
-            "POST /hooks HTTP/1.1\r\nHost: a\r\nX-Sig: 1\r\n\r\n",
-            "POST /hooks HTTP/1.1\nhost: a\nx-sig: 1\n\n",
-            "X-Sig: 1\nHost: a\n\n",
-        ] {
-            let request = [head.as_bytes(), b"\r\nbody\n"].concat();
-            let Ok((headers, body)) = parse(request) else {
-                panic!("{head:?}")
-            };
-            assert_eq!(headers["x-sig"], "1", "{head:?}");
-            assert_eq!(body, b"\r\nbody\n", "{head:?}");
-        }
-        assert!(parse(b"X-Sig: 1\nno end".to_vec()).is_err());
     }
 }

@@ -114,6 +114,11 @@ impl<'a> Checker<'a> {
         });
     }
 
+    /// Whether there is a file to put something into.
+    pub(super) fn has_file(&self) -> bool {
+        self.layers.has_file()
+    }
+
     /// Whether any layer gives the key, well or badly, or under a name that is slightly wrong.
     pub(super) fn given(&self, key: &Key) -> bool {
         self.layers.value(&key.0).is_some() || self.meant.contains(&key.0)

@@ -153,6 +153,11 @@ impl Layers {
         })
     }
 
+    /// Whether there is a file, or a text that stands for one.
+    pub(super) fn has_file(&self) -> bool {
+        self.document.is_some()
+    }
+
     /// All values.
     pub(super) fn merged(&self) -> &Value {
         &self.merged

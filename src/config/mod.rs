@@ -19,6 +19,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use http::{HeaderName, Method, StatusCode};
 use ipnet::IpNet;
 
+pub(crate) use self::error::nearest;
 pub use self::{
     error::{ConfigErrors, Place, Position, Problem, Severity},
     layers::environment,
@@ -279,6 +280,14 @@ pub struct SecretConfig {
     pub not_before: Option<UnixTime>,
     /// Not used from then on.
     pub not_after: Option<UnixTime>,
+}
+
+impl SecretConfig {
+    /// Whether it may be used at the time `now`.
+    pub fn is_valid(&self, now: UnixTime) -> bool {
+        self.not_before.is_none_or(|from| from <= now)
+            && self.not_after.is_none_or(|until| now < until)
+    }
 }
 
 /// Where and how a route forwards.

@@ -37,12 +37,14 @@ impl Checker<'_> {
     pub(super) fn routes(&mut self, raw: &[RawRoute], limits: &Limits) -> Vec<RouteConfig> {
         let table = Key::of(&["route"]);
         if raw.is_empty() && !self.given(&table) {
-            self.error(
-                &table,
-                "there is no route",
+            let help = if self.has_file() {
                 "add `[[route]]` with `name`, `path`, `scheme`, `secrets` and `upstream` to the file, \
-                 or give `--scheme`, `--secret-file` and `--upstream`",
-            );
+                 or give `--scheme`, `--secret-file` and `--upstream`"
+            } else {
+                "name a configuration file with `--config`, \
+                 or give `--scheme`, `--secret-file` and `--upstream`"
+            };
+            self.error(&table, "there is no route", help);
         }
         let routes: Vec<_> = raw
             .iter()

@@ -52,9 +52,14 @@ fn full_name(provider: &str, scheme: &str) -> String {
     }
 }
 
+/// Provider id and scheme of a name: `carevalidate` is `carevalidate` and `default`.
+pub fn split(name: &str) -> (&str, &str) {
+    name.split_once(':').unwrap_or((name, "default"))
+}
+
 /// The written scheme behind a name such as `carevalidate` or `carevalidate:custom-header`.
 pub fn find(name: &str) -> Option<SchemeSpec> {
-    let (provider, scheme) = name.split_once(':').unwrap_or((name, "default"));
+    let (provider, scheme) = split(name);
     let mut provider = providers().find(|known| known.id == provider)?;
     provider.spec.scheme.remove(scheme)
 }

@@ -167,6 +167,18 @@ impl Compiler<'_> {
             ),
             None => Some(None),
         };
+        if let (Some(signature), Some(Some(timestamp))) = (&signature, &timestamp)
+            && signature.header == timestamp.header
+        {
+            return self.fault(
+                &["timestamp", "header"],
+                format!(
+                    "`{}` cannot carry both the signature and the time",
+                    signature.header
+                ),
+                "name the header that carries the time",
+            );
+        }
         Some(Plan::Hmac {
             algorithm,
             encoding: encoding?,
@@ -212,6 +224,13 @@ impl Compiler<'_> {
                 &["signature", "prefix"],
                 "the prefix holds a character that a header value cannot",
                 "use printable ASCII only",
+            );
+        }
+        if prefix.starts_with(' ') {
+            return self.fault(
+                &["signature", "prefix"],
+                "the prefix begins with a blank, which no header value does when it arrives",
+                "leave the blank out",
             );
         }
         Some(SignaturePlan {

@@ -371,6 +371,18 @@ fn says_everything_that_is_wrong_with_a_scheme() {
             &["content: `{body}` stands in the template more than once; keep one"],
         ),
         (
+            "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", encoding = \"hex\" }\ncontent = \"{timestamp}{body}\"\ntimestamp = { header = \"X\" }",
+            &[
+                "timestamp.header: `x` cannot carry both the signature and the time; name the header that carries the time",
+            ],
+        ),
+        (
+            "algorithm = \"token\"\nsignature = { header = \"x\", prefix = \" v\" }",
+            &[
+                "signature.prefix: the prefix begins with a blank, which no header value does when it arrives; leave the blank out",
+            ],
+        ),
+        (
             "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", encoding = \"hex\" }\ncontent = \"{timestamp}{body}\"\ntimestamp = { header = \"t\", unit = \"rfc3339\" }",
             &[
                 "content: nothing separates the timestamp from what follows, and an RFC 3339 time has no fixed length; put a separator between them, such as `.`",

@@ -104,12 +104,15 @@ impl Upstream {
     ///
     /// The target is origin-form and `Host` is set; both go out as they are.
     ///
+    /// Takes any request, verified or not, so it is for [`crate::forward`] alone, and for the sender's side of [`crate::cli`].
+    /// A test keeps it so.
+    ///
     /// # Errors
     /// [`SendError`]; only [`SendError::Unreachable`] says that nothing was sent.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection that the request is on.
-    pub async fn send(
+    pub(crate) async fn send(
         &self,
         mut request: Request<BodyStream>,
     ) -> Result<Response<UpstreamBody>, SendError> {

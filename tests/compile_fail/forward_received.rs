@@ -1,0 +1,10 @@
+// error: E0308
+use countersign::{forward, receive::Received, upstream::Upstream};
+
+pub async fn forward_received(
+    request: Received<'_>,
+    upstreams: &[Upstream],
+    identity: &forward::Identity,
+) {
+    let _ = forward::send(request, upstreams, identity).await;
+}

@@ -1,0 +1,10 @@
+// error: E0308
+use countersign::{forward, receive::Unverified, upstream::Upstream};
+
+pub async fn forward_unverified(
+    request: Unverified<'_>,
+    upstreams: &[Upstream],
+    identity: &forward::Identity,
+) {
+    let _ = forward::send(request, upstreams, identity).await;
+}
