@@ -15,7 +15,7 @@ use rustix::{
     net::{RecvFlags, Shutdown, recv, shutdown},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
 
@@ -70,15 +70,6 @@ impl Socket {
             (Stream::Unix(stream), false) => stream.poll_read_ready(cx),
             (Stream::Unix(stream), true) => stream.poll_write_ready(cx),
         }
-    }
-
-    /// Notes that the socket had no more to give: a read that finds nothing is spared. It becomes readable again by an event.
-    fn emptied(&self) {
-        let nothing = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
-        let _ = match &self.0.stream {
-            Stream::Tcp(stream) => stream.try_io(Interest::READABLE, nothing),
-            Stream::Unix(stream) => stream.try_io(Interest::READABLE, nothing),
-        };
     }
 
     /// Tries again whenever the socket says it is ready, until it really was.
@@ -173,9 +164,6 @@ impl AsyncRead for Socket {
                 Stream::Unix(stream) => stream.try_read(unfilled),
             }
         }))?;
-        if read > 0 && read < wanted {
-            self.emptied();
-        }
         buf.advance(read);
         Poll::Ready(Ok(()))
     }
