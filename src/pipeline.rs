@@ -105,7 +105,6 @@ pub async fn serve(
         gateway: gateway.clone(),
     };
     gateway.telemetry.metrics.inflight.inc();
-    let small = is_small(&body);
     let expects_continue = parts.headers.contains_key(header::EXPECT);
     let outcome = match received(parts, peer, &mut body, id, at, &gateway.snapshot) {
         Ok(received) => handle(&gateway.snapshot, received, &mut report.event).await,
@@ -125,10 +124,11 @@ pub async fn serve(
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
-            // Another reader may see another request begin in what follows a malformed head. And after a bad signature what the
-            // head announces decides: the answer must not show whether the body was read.
+            // Another reader may see another request begin in what follows a malformed head. And after a bad signature the size of
+            // the body decides: the answer must not show whether it was read.
             let ends = matches!(rejection, Rejection::HeadMalformed(_))
-                || matches!(rejection, Rejection::NotVerified { .. }) && !small;
+                || matches!(rejection, Rejection::NotVerified { .. })
+                    && report.event.body_bytes > DRAIN_BYTES_MAX;
             if http1 && (ends || expects_continue || !drained(&mut body).await) {
                 // What follows on this connection is a body that nobody will read.
                 response
@@ -162,23 +162,23 @@ fn received<'b>(
     Ok(Received { head, body, id, at })
 }
 
-/// Whether what is left of the body is announced to be small.
-fn is_small(body: &Incoming) -> bool {
-    body.size_hint()
-        .upper()
-        .is_some_and(|announced| announced <= DRAIN_BYTES_MAX)
-}
-
 /// Whether the body has ended, or did soon.
 async fn drained(body: &mut Incoming) -> bool {
-    if body.is_end_stream() {
-        return true;
-    }
-    if !is_small(body) {
+    if body.size_hint().lower() > DRAIN_BYTES_MAX {
         return false;
     }
-    let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-    timeout(DRAIN_TIME_MAX, rest).await.is_ok() && body.is_end_stream()
+    let rest = async {
+        let mut drained = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return false };
+            drained += frame.data_ref().map_or(0, Bytes::len) as u64;
+            if drained > DRAIN_BYTES_MAX {
+                return false;
+            }
+        }
+        true
+    };
+    timeout(DRAIN_TIME_MAX, rest).await.unwrap_or(false)
 }
 
 /// UUIDv7: the time, then random bits.
