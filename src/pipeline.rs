@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A refused body up to this size is read to its end, so that the connection can go on.
-const DRAIN_BYTES_MAX: u64 = 16 * 1024;
+const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 
 /// For how long.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(200);
@@ -109,7 +109,6 @@ pub async fn serve(
         gateway: gateway.clone(),
     };
     gateway.telemetry.metrics.inflight.inc();
-    let small = is_small(&body);
     let expects_continue = parts.headers.contains_key(header::EXPECT);
     let outcome = match received(parts, peer, &mut body, id, at, &gateway.snapshot) {
         Ok(received) => handle(&gateway.snapshot, received, &mut report.event).await,
@@ -125,10 +124,11 @@ pub async fn serve(
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
-            // Another reader may see another request begin in what follows a malformed head. And after a bad signature what the
-            // head announces decides: the answer must not show whether the body was read.
+            // Another reader may see another request begin in what follows a malformed head. And after a bad signature the size of
+            // the body decides: the answer must not show whether it was read.
             let ends = matches!(rejection, Rejection::HeadMalformed(_))
-                || matches!(rejection, Rejection::NotVerified { .. }) && !small;
+                || matches!(rejection, Rejection::NotVerified { .. })
+                    && report.event.body_bytes > DRAIN_BYTES_MAX;
             // On HTTP/2 too: there are senders, curl 7.88 among them, that drop the answer if they could not send all of a body.
             let read = !expects_continue && drained(&mut body).await;
             if http1 && (ends || !read) {
@@ -161,19 +161,9 @@ fn received<'b>(
     Ok(Received { head, body, id, at })
 }
 
-/// Whether what is left of the body is announced to be small.
-fn is_small(body: &Incoming) -> bool {
-    body.size_hint()
-        .upper()
-        .is_some_and(|announced| announced <= DRAIN_BYTES_MAX)
-}
-
 /// Whether the body has ended, or did soon.
 async fn drained(body: &mut Incoming) -> bool {
-    if body.is_end_stream() {
-        return true;
-    }
-    if !is_small(body) {
+    if body.size_hint().lower() > DRAIN_BYTES_MAX {
         return false;
     }
     let mut rest = Limited::new(body, DRAIN_BYTES_MAX as usize);

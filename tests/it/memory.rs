@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     sync::{
-        Mutex,
+        Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
@@ -26,6 +26,9 @@ use crate::support::{
 
 const SECRET: &[u8] = b"a secret of these tests";
 
+/// Held by each of these tests: together they would take the machine from all others.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// Uses all descriptors that the system allows this process.
 fn raise_descriptor_limit() -> u64 {
     let most = getrlimit(Resource::Nofile).maximum;
@@ -42,6 +45,7 @@ fn raise_descriptor_limit() -> u64 {
 
 #[test]
 fn ten_thousand_idle_connections_cost_little_and_leave_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let descriptors = raise_descriptor_limit();
     // Other tests of this process need some too.
     let count = usize::try_from(descriptors.saturating_sub(3000).min(10_000)).unwrap();
@@ -51,7 +55,7 @@ fn ten_thousand_idle_connections_cost_little_and_leave_nothing() {
     );
     let upstream = Upstream::accepting();
     let gateway = Gateway::builder()
-        .limits("connections = 12000")
+        .limits("connections = 12000\nidle_timeout = \"600s\"")
         .route("hooks", "/hooks", SECRET, &upstream.url(), "")
         .start();
     let request = Delivery::post("/hooks", "{}").signed(SECRET).raw();
@@ -189,6 +193,7 @@ impl SpoolReader<'_> {
 
 /// `senders` bodies at once, all of them under way before any is whole.
 fn bodies_larger_than_memory_arrive_intact(builder: Builder, senders: usize, len: usize) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     raise_descriptor_limit();
     let upstream = Upstream::accepting();
     let gateway = builder
