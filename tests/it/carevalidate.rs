@@ -210,28 +210,22 @@ fn refuse_every_altered_body(tls: bool, protocol: Protocol) {
     let gateway = builder(tls)
         .route("cases", "/cases", &cases.secret, &upstream.url(), "")
         .start();
-    // By framing: on HTTP/1.1 a body of unknown length ends the connection, whatever the cause.
-    let mut refusals = [const { Vec::new() }; 2];
+    let mut refusals = Vec::new();
     for case in &cases.cases {
         let body = fs::read(folder.path().join(&case.name)).unwrap();
         assert_eq!(sign::sha256(&body), case.sha256, "{}", case.name);
         let delivery = Delivery::post("/cases", body)
             .header("x-cv-signature", &cases.signature_sent)
             .cut(Cuts::Odd(7));
-        for (delivery, refusals) in [delivery.clone(), delivery.chunked()]
-            .iter()
-            .zip(&mut refusals)
-        {
-            let answer = Client::connect(gateway.door(), protocol).send(delivery);
+        for delivery in [delivery.clone(), delivery.chunked()] {
+            let answer = Client::connect(gateway.door(), protocol).send(&delivery);
             assert_not_verified(&answer);
             refusals.push(anonymous(&answer));
         }
     }
     upstream.assert_untouched();
-    for mut refusals in refusals {
-        refusals.dedup();
-        assert_eq!(refusals.len(), 1, "refusals differ: {refusals:#?}");
-    }
+    refusals.dedup();
+    assert_eq!(refusals.len(), 1, "refusals differ: {refusals:#?}");
 
     // The bodies themselves are in order: signed as they are, they pass.
     let mut client = Client::connect(gateway.door(), protocol);
