@@ -106,6 +106,14 @@ impl Socket {
         };
     }
 
+    /// Waits until there is something to read, or the other side has closed (TCP only).
+    pub(crate) fn wait_readable(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.peek(&mut [0]).map(drop),
+            Self::Unix(_) => Err(ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Makes the close of the last handle an RST instead of a FIN (TCP only).
     pub(crate) fn reset_on_close(&self) {
         if let Self::Tcp(stream) = self {
