@@ -152,7 +152,8 @@ impl Upstream {
                 if let Some(checkout) = pool.reuse() {
                     return Ok(checkout);
                 }
-                match pool.open().await {
+                // In a box: rare, and its state would else make every request's future three times as large.
+                match Box::pin(pool.open()).await {
                     Ok(checkout) => return Ok(checkout),
                     Err(error) => fault = Some(error),
                 }
