@@ -1,4 +1,4 @@
-//! The request path. [`handle`] is the stages, top to bottom; [`serve`] goes around it: id, time, one outcome event, the answer.
+//! The request path. `handle` is the stages, top to bottom; [`serve`] goes around it: id, time, one outcome event, the answer.
 
 use std::{
     pin::Pin,

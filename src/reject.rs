@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{body::StoreError, scheme::ClaimError};
 
-/// Why a request got no answer from an upstream. [`Display`](fmt::Display) is for the operator, [`Rejection::answer`] for the sender.
+/// Why a request got no answer from an upstream. [`Display`](fmt::Display) is for the operator, `Rejection::answer` for the sender.
 #[derive(Debug)]
 pub enum Rejection {
     /// The head can be read in two ways, or not at all.

@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where to, such as https://hooks.example.org/webhooks/carevalidate
+    /// Where to, such as `https://hooks.example.org/webhooks/carevalidate`
     #[arg(value_parser = url)]
     url: Uri,
     #[command(flatten)]

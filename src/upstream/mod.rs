@@ -1,6 +1,6 @@
 //! The upstream side of the wire: where a route forwards to, and its connections.
 //!
-//! Knows nothing of signatures. It promises one thing: [`Upstream::send`] gives a request to at most one connection. It moves on
+//! Knows nothing of signatures. It promises one thing: `Upstream::send` gives a request to at most one connection. It moves on
 //! to another only while none of its bytes can have been written.
 
 mod connect;
