@@ -6,7 +6,7 @@ use anyhow::Context as _;
 
 use crate::{
     body::{BodyStore, BodyStoreConfig},
-    clock::{Clock, SystemClock},
+    clock::SystemClock,
     config::{Config, RouteConfig},
     forward::Identity,
     pipeline::{Gateway, RequestIds},
@@ -39,7 +39,6 @@ pub struct Finding {
 /// # Errors
 /// If a certificate or key for an upstream cannot be used.
 pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<Finding>)> {
-    let clock = SystemClock;
     let mut findings = Vec::new();
     let metrics = Metrics::default();
     let (mut routes, mut upstreams, mut counters) = (Vec::new(), Vec::new(), Vec::new());
@@ -68,7 +67,6 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         },
         head_bytes_max: limits.headers as usize,
         identity: Identity::new(&config.server.mark),
-        built: clock.now(),
     };
     let telemetry = Telemetry {
         metrics: Arc::new(metrics),
@@ -77,7 +75,7 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
     Ok((
         Gateway {
             snapshot,
-            clock: Box::new(clock),
+            clock: Box::new(SystemClock),
             telemetry,
             ids: RequestIds::default(),
         },

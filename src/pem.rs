@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
 
 /// Every certificate in a file, in its order; at least one.
 ///
@@ -20,6 +23,20 @@ pub fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>>
         );
     }
     Ok(certificates)
+}
+
+/// The authorities in a file, to trust and no others.
+///
+/// # Errors
+/// As [`certificates`], or if one of them is not a certificate authority.
+pub fn authorities(path: &Path) -> anyhow::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots
+            .add(certificate)
+            .with_context(|| format!("{}: not a certificate authority", path.display()))?;
+    }
+    Ok(roots)
 }
 
 /// The first private key in a file.

@@ -1,8 +1,8 @@
 //! Everything that serves requests, as one value that never changes.
 
 use crate::{
-    body::BodyStore, clock::UnixTime, forward::Identity, receive::Pace, route::RouteTable,
-    telemetry::RouteCounters, upstream::Upstream,
+    body::BodyStore, forward::Identity, receive::Pace, route::RouteTable, telemetry::RouteCounters,
+    upstream::Upstream,
 };
 
 /// One state of the gateway.
@@ -21,6 +21,4 @@ pub struct Snapshot {
     pub head_bytes_max: usize,
     /// How forwarded requests are marked.
     pub identity: Identity,
-    /// When it was built.
-    pub built: UnixTime,
 }

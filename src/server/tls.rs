@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
@@ -21,13 +21,7 @@ pub fn server_config(tls: &Tls) -> anyhow::Result<ServerConfig> {
     let builder = match &tls.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in pem::certificates(path)? {
-                roots
-                    .add(certificate)
-                    .with_context(|| format!("{}: not a certificate authority", path.display()))?;
-            }
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots))
+            let verifier = WebPkiClientVerifier::builder(Arc::new(pem::authorities(path)?))
                 .build()
                 .with_context(|| format!("{}: cannot be used", path.display()))?;
             builder.with_client_cert_verifier(verifier)

@@ -1,7 +1,7 @@
 //! TLS towards upstreams.
 
 use anyhow::Context as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_platform_verifier::BuilderVerifierExt as _;
 
 use crate::{
@@ -16,15 +16,7 @@ pub(super) fn client_config(config: &UpstreamConfig) -> anyhow::Result<ClientCon
         None => builder
             .with_platform_verifier()
             .context("the system's certificate authorities cannot be read")?,
-        Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in pem::certificates(path)? {
-                roots
-                    .add(certificate)
-                    .with_context(|| format!("{}: not a certificate authority", path.display()))?;
-            }
-            builder.with_root_certificates(roots)
-        }
+        Some(path) => builder.with_root_certificates(pem::authorities(path)?),
     };
     let mut tls = match &config.client_certificate {
         None => builder.with_no_client_auth(),
