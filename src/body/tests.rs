@@ -329,20 +329,32 @@ async fn dropped_futures_give_everything_back() {
     }
 }
 
-#[tokio::test]
-async fn a_push_dropped_midway_loses_the_body() {
-    let (store, _dir) = store(64 * KIB, MIB);
-    let mut writer = store.writer();
-    while store.spooled_bodies() == 0 {
-        writer.push(Bytes::from(vec![0; 5000])).await.unwrap();
-    }
-    {
-        let mut push = Box::pin(writer.push(Bytes::from(vec![0; 500_000])));
-        let pending = poll_fn(|cx| Poll::Ready(push.as_mut().poll(cx).is_pending())).await;
-        assert!(pending);
-    }
-    writer.finish().await.unwrap_err();
-    all_given_back(&store).await;
+#[test]
+fn a_push_dropped_midway_loses_the_body() {
+    // One thread for the disk, so that it can be kept busy: the push cannot end before it is dropped.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(1)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (store, _dir) = store(64 * KIB, MIB);
+        let mut writer = store.writer();
+        while store.spooled_bodies() == 0 {
+            writer.push(Bytes::from(vec![0; 5000])).await.unwrap();
+        }
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || held.recv());
+        {
+            let mut push = Box::pin(writer.push(Bytes::from(vec![0; 500_000])));
+            let pending = poll_fn(|cx| Poll::Ready(push.as_mut().poll(cx).is_pending())).await;
+            assert!(pending);
+        }
+        drop(release);
+        busy.await.unwrap().unwrap_err();
+        writer.finish().await.unwrap_err();
+        all_given_back(&store).await;
+    });
 }
 
 #[tokio::test]
