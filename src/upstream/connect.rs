@@ -13,8 +13,8 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Sender,
-    pool::Opened,
+    Link,
+    http1::Http1,
     socket::{Socket, SocketWatch},
 };
 use crate::config::{UpstreamAddr, UpstreamConfig, UpstreamProtocol};
@@ -61,7 +61,7 @@ impl Connector {
     }
 
     /// Opens a connection, within the time for it.
-    pub(super) async fn open(&self) -> io::Result<Opened> {
+    pub(super) async fn open(&self) -> io::Result<Link> {
         timeout(self.timeout, self.open_unlimited())
             .await
             .unwrap_or_else(|_| {
@@ -72,7 +72,7 @@ impl Connector {
             })
     }
 
-    async fn open_unlimited(&self) -> io::Result<Opened> {
+    async fn open_unlimited(&self) -> io::Result<Link> {
         let socket = self.socket().await?;
         let watch = socket.watch();
         let Some((connector, name)) = &self.tls else {
@@ -101,12 +101,12 @@ impl Connector {
     }
 }
 
-async fn handshake<T>(io: T, watch: SocketWatch, http2: bool) -> io::Result<Opened>
+async fn handshake<T>(io: T, watch: SocketWatch, http2: bool) -> io::Result<Link>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let io = TokioIo::new(io);
-    let sender = if http2 {
+    if http2 {
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_send_buf_size(CONNECTION_BUFFER_BYTES)
@@ -116,7 +116,7 @@ where
             .await
             .map_err(io::Error::other)?;
         drop(tokio::spawn(connection));
-        Sender::Http2(sender)
+        Ok(Link::Http2(sender))
     } else {
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
@@ -124,8 +124,6 @@ where
             .handshake(io)
             .await
             .map_err(io::Error::other)?;
-        drop(tokio::spawn(connection));
-        Sender::Http1(sender)
-    };
-    Ok(Opened { sender, watch })
+        Ok(Link::Http1(Box::new(Http1::new(sender, connection, watch))))
+    }
 }

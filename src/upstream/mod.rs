@@ -4,6 +4,8 @@
 //! to another only while none of its bytes can have been written.
 
 mod connect;
+mod http1;
+mod patience;
 mod pool;
 mod response;
 mod socket;
@@ -11,24 +13,28 @@ mod tls;
 
 use std::{
     error::Error,
+    future::poll_fn,
     io,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
 use http::{Request, Response, StatusCode, Uri, Version, uri};
 use hyper::{
     body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http2},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 pub use self::response::{ResponseError, UpstreamBody};
 use self::{
     connect::Connector,
+    http1::Http1,
     pool::{Checkout, Pool},
 };
 use crate::{
@@ -51,10 +57,18 @@ pub struct Upstream {
     connect_retry: Duration,
 }
 
-enum Sender {
-    Http1(http1::SendRequest<BodyStream>),
+/// An open connection, as its protocol lets it be used.
+enum Link {
+    /// For one request at a time.
+    Http1(Box<Http1>),
+    /// A handle to one that many requests share.
     Http2(http2::SendRequest<BodyStream>),
 }
+
+/// The response that a request will get, or the request if it never went out.
+type Answer = Pin<
+    Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<BodyStream>>>> + Send>,
+>;
 
 /// Why there is no response.
 #[derive(Debug)]
@@ -118,19 +132,21 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, SendError> {
         loop {
             let mut checkout = self.checkout().await.map_err(SendError::Unreachable)?;
-            let attempt = checkout.sender.try_send(request, self.secure);
-            match timeout(self.timeout, attempt).await {
-                Err(_) => return Err(SendError::Timeout),
-                Ok(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            let Checkout { link, patience, .. } = &mut checkout;
+            let mut answer = link.begin(request, self.secure);
+            let head = pin!(poll_fn(|cx| link.poll_answer(&mut answer, cx)));
+            match patience.limit(self.timeout, head).await {
+                None => return Err(SendError::Timeout),
+                Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     let unasked = "it switched to another protocol without being asked to";
                     return Err(SendError::Broken(unasked.into()));
                 }
-                Ok(Ok(response)) => {
+                Some(Ok(response)) => {
                     return Ok(
                         response.map(|body| UpstreamBody::new(body, checkout, self.read_timeout))
                     );
                 }
-                Ok(Err(mut failed)) => match failed.take_message() {
+                Some(Err(mut failed)) => match failed.take_message() {
                     // hyper gives a request back only if it never began to write it: another connection may have it.
                     // A fresh connection that fails so is a fault of the upstream; to try again could go on for ever.
                     Some(unsent) if checkout.reused => request = unsent,
@@ -169,19 +185,27 @@ impl Upstream {
     }
 }
 
-impl Sender {
-    async fn try_send(
-        &mut self,
-        mut request: Request<BodyStream>,
-        secure: bool,
-    ) -> Result<Response<Incoming>, TrySendError<Request<BodyStream>>> {
+impl Link {
+    /// Hands a request over. It goes out while [`Self::poll_answer`] is polled.
+    fn begin(&mut self, mut request: Request<BodyStream>, secure: bool) -> Answer {
         match self {
-            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http1(connection) => connection.begin(request),
             Self::Http2(sender) => {
                 *request.version_mut() = Version::HTTP_2;
                 *request.uri_mut() = absolute(&request, secure);
-                sender.try_send_request(request).await
+                Box::pin(sender.try_send_request(request))
             }
+        }
+    }
+
+    fn poll_answer(
+        &mut self,
+        answer: &mut Answer,
+        cx: &mut Context<'_>,
+    ) -> Poll<<Answer as Future>::Output> {
+        match self {
+            Self::Http1(connection) => connection.poll_answer(answer, cx),
+            Self::Http2(_) => answer.as_mut().poll(cx),
         }
     }
 }

@@ -2,37 +2,26 @@
 
 use std::{
     io,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use hyper::client::conn::{http1, http2};
-use tokio::time::{Instant, sleep_until, timeout};
+use hyper::client::conn::http2;
+use tokio::time::{Instant, sleep_until};
 
-use super::{Sender, connect::Connector, socket::SocketWatch};
+use super::{Link, connect::Connector, http1::Http1, patience::Patience};
 use crate::body::BodyStream;
-
-/// A connection that was just opened.
-pub(super) struct Opened {
-    pub(super) sender: Sender,
-    pub(super) watch: SocketWatch,
-}
 
 /// A connection that is this request's alone (HTTP/1.1), or its share of one (HTTP/2).
 pub(super) struct Checkout {
-    pub(super) sender: Sender,
-    /// Where it goes when its response has ended; `None` for HTTP/2, which nobody takes away.
-    pub(super) home: Option<Home>,
+    pub(super) link: Link,
+    pub(super) patience: Patience,
     /// It served a request before, so the other side may be closing it right now.
     pub(super) reused: bool,
+    pool: Arc<Pool>,
     /// Says that an HTTP/2 connection is in use.
     _share: Option<Arc<()>>,
-}
-
-/// Brings an HTTP/1.1 connection back.
-pub(super) struct Home {
-    pool: Arc<Pool>,
-    watch: SocketWatch,
 }
 
 /// The connections to one address.
@@ -61,8 +50,8 @@ struct Shared {
 }
 
 struct Idle {
-    sender: http1::SendRequest<BodyStream>,
-    watch: SocketWatch,
+    connection: Box<Http1>,
+    patience: Patience,
     until: Instant,
 }
 
@@ -79,33 +68,30 @@ impl Pool {
     /// A connection from earlier that is open at this moment, if there is one; the one used last comes first.
     pub(super) fn reuse(self: &Arc<Self>) -> Option<Checkout> {
         let mut state = self.state();
-        let now = Instant::now();
         if let Some(shared) = &mut state.http2
             && !shared.sender.is_closed()
         {
-            shared.until = now + self.keep_alive;
+            shared.until = Instant::now() + self.keep_alive;
             return Some(Checkout {
-                sender: Sender::Http2(shared.sender.clone()),
-                home: None,
+                link: Link::Http2(shared.sender.clone()),
+                patience: Patience::new(),
                 reused: true,
+                pool: self.clone(),
                 _share: Some(shared.users.clone()),
             });
         }
         while let Some(Idle {
-            sender,
-            watch,
+            connection,
+            patience,
             until,
         }) = state.idle.pop()
         {
-            if until > now && sender.is_ready() && watch.is_quiet() {
-                let home = Home {
-                    pool: self.clone(),
-                    watch,
-                };
+            if connection.is_usable() && until > Instant::now() {
                 return Some(Checkout {
-                    sender: Sender::Http1(sender),
-                    home: Some(home),
+                    link: Link::Http1(connection),
+                    patience,
                     reused: true,
+                    pool: self.clone(),
                     _share: None,
                 });
             }
@@ -115,33 +101,41 @@ impl Pool {
 
     /// A new connection.
     pub(super) async fn open(self: &Arc<Self>) -> io::Result<Checkout> {
-        let Opened { sender, watch } = self.connector.open().await?;
-        let mut checkout = Checkout {
-            sender,
-            home: None,
-            reused: false,
-            _share: None,
-        };
-        match &checkout.sender {
-            Sender::Http1(_) => {
-                checkout.home = Some(Home {
-                    pool: self.clone(),
-                    watch,
-                });
-            }
-            Sender::Http2(sender) => {
+        let link = self.connector.open().await?;
+        let share = match &link {
+            Link::Http1(_) => None,
+            Link::Http2(sender) => {
                 let users = Arc::new(());
-                checkout._share = Some(users.clone());
                 let mut state = self.state();
                 state.http2 = Some(Shared {
                     sender: sender.clone(),
-                    users,
+                    users: users.clone(),
                     until: Instant::now() + self.keep_alive,
                 });
                 self.start_sweeping(&mut state);
+                Some(users)
             }
+        };
+        Ok(Checkout {
+            link,
+            patience: Patience::new(),
+            reused: false,
+            pool: self.clone(),
+            _share: share,
+        })
+    }
+
+    fn shelve(self: &Arc<Self>, connection: Box<Http1>, patience: Patience) {
+        let mut state = self.state();
+        if state.idle.len() >= self.idle_max {
+            return;
         }
-        Ok(checkout)
+        state.idle.push(Idle {
+            connection,
+            patience,
+            until: Instant::now() + self.keep_alive,
+        });
+        self.start_sweeping(&mut state);
     }
 
     fn start_sweeping(self: &Arc<Self>, state: &mut State) {
@@ -197,37 +191,34 @@ impl State {
     }
 }
 
-impl Home {
-    /// Puts the connection back. Call it when the response has ended.
-    pub(super) fn give_back(self, mut sender: http1::SendRequest<BodyStream>) {
-        if sender.is_closed() {
+impl Checkout {
+    /// Puts an HTTP/1.1 connection back. Call it when the response has ended.
+    pub(super) fn give_back(self) {
+        let Self {
+            link: Link::Http1(mut connection),
+            mut patience,
+            pool,
+            ..
+        } = self
+        else {
             return;
+        };
+        connection.settle();
+        if connection.is_ready() {
+            return pool.shelve(connection, patience);
         }
-        if sender.is_ready() {
-            return self.shelve(sender);
+        if connection.is_closed() {
+            return;
         }
         // The answer was faster than the request, which is still being written. The upstream may want the rest of it; if it does
         // not, the connection would hold the body for ever.
         drop(tokio::spawn(async move {
-            match timeout(self.pool.keep_alive, sender.ready()).await {
-                Ok(Ok(())) => self.shelve(sender),
-                Ok(Err(_)) => {}
-                Err(_) => self.watch.hang_up(),
+            let ready = patience
+                .limit(pool.keep_alive, pin!(connection.ready()))
+                .await;
+            if ready == Some(true) {
+                pool.shelve(connection, patience);
             }
         }));
-    }
-
-    fn shelve(self, sender: http1::SendRequest<BodyStream>) {
-        let mut state = self.pool.state();
-        if state.idle.len() >= self.pool.idle_max {
-            return;
-        }
-        let until = Instant::now() + self.pool.keep_alive;
-        state.idle.push(Idle {
-            sender,
-            watch: self.watch,
-            until,
-        });
-        self.pool.start_sweeping(&mut state);
     }
 }

@@ -9,9 +9,8 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep};
 
-use super::{Sender, pool::Checkout};
+use super::{Link, pool::Checkout};
 
 /// Streams the response through. Its connection goes back to the pool when the last byte has come; if it is dropped before, the
 /// connection is closed, because nobody would read the rest.
@@ -19,8 +18,10 @@ pub struct UpstreamBody {
     incoming: Incoming,
     checkout: Option<Checkout>,
     read_timeout: Duration,
-    /// Runs while the upstream is silent.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// The upstream is silent, and the time for that runs.
+    silent: bool,
+    /// Why it ended early, to be told when it is asked for again.
+    fault: Option<hyper::Error>,
 }
 
 /// Why a response body ended early.
@@ -40,7 +41,8 @@ impl UpstreamBody {
             incoming,
             checkout: Some(checkout),
             read_timeout,
-            silence: None,
+            silent: false,
+            fault: None,
         };
         body.give_back_if_ended();
         body
@@ -53,13 +55,8 @@ impl UpstreamBody {
     }
 
     fn give_back(&mut self) {
-        if let Some(Checkout {
-            sender: Sender::Http1(sender),
-            home: Some(home),
-            ..
-        }) = self.checkout.take()
-        {
-            home.give_back(sender);
+        if let Some(checkout) = self.checkout.take() {
+            checkout.give_back();
         }
     }
 }
@@ -73,20 +70,39 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let this = &mut *self;
+        if let Some(fault) = this.fault.take() {
+            this.checkout = None;
+            return Poll::Ready(Some(Err(ResponseError::Broken(fault))));
+        }
+        if let Some(Checkout {
+            link: Link::Http1(connection),
+            ..
+        }) = &mut this.checkout
+        {
+            connection.drive(cx);
+        }
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
-            this.silence = None;
+            this.silent = false;
             match &frame {
                 Some(Ok(_)) => this.give_back_if_ended(),
                 None => this.give_back(),
-                Some(Err(_)) => this.checkout = None,
+                Some(Err(_)) => {
+                    // Whoever asks drops what it has not written yet when it hears of a fault: this lets it write first, so
+                    // that the sender sees as much of the answer as came.
+                    this.fault = frame.and_then(Result::err);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(ResponseError::Broken)));
         }
-        let read_timeout = this.read_timeout;
-        let silence = this
-            .silence
-            .get_or_insert_with(|| Box::pin(sleep(read_timeout)));
-        ready!(silence.as_mut().poll(cx));
+        if let Some(Checkout { patience, .. }) = &mut this.checkout {
+            if !this.silent {
+                this.silent = true;
+                patience.begin(this.read_timeout);
+            }
+            ready!(patience.poll_over(cx));
+        }
         this.checkout = None;
         Poll::Ready(Some(Err(ResponseError::Silent)))
     }
