@@ -9,6 +9,7 @@ use http::{
 };
 
 use crate::{
+    body::BodyStream,
     receive::Head,
     reject::Rejection,
     replay::{Admitted, Lease},
@@ -68,7 +69,8 @@ impl Identity {
         Self {
             mark: mark.clone(),
             mark_folded: fold(mark).replace('_', "-"),
-            via: ["1.0", "1.1", "2.0"].map(|version| value(&format!("{version} {received_by}"))),
+            via: ["1.0", "1.1", "2.0"]
+                .map(|version| value(format!("{version} {received_by}").into())),
             received_by,
         }
     }
@@ -91,6 +93,22 @@ pub async fn send(
     upstreams: &[Upstream],
     identity: &Identity,
 ) -> (Result<Response<UpstreamBody>, Rejection>, Lease) {
+    let (request, upstream, lease) = outbound(admitted, upstreams, identity);
+    let outcome = match upstream.send(request).await {
+        Ok(response) => Ok(inbound_answer(response)),
+        Err(SendError::Unreachable(error)) => Err(Rejection::UpstreamUnreachable(error)),
+        Err(SendError::Broken(error)) => Err(Rejection::UpstreamBroken(error)),
+        Err(SendError::Timeout) => Err(Rejection::UpstreamTimeout),
+    };
+    (outcome, lease)
+}
+
+/// What goes out for an admitted request, and where.
+fn outbound<'s>(
+    admitted: Admitted<'_>,
+    upstreams: &'s [Upstream],
+    identity: &Identity,
+) -> (Request<BodyStream>, &'s Upstream, Lease) {
     let (verified, lease) = admitted.into_parts();
     let route = verified.route();
     let standing = verified.standing();
@@ -101,15 +119,16 @@ pub async fn send(
         REQUEST_ID,
         value(
             id.as_hyphenated()
-                .encode_lower(&mut uuid::Uuid::encode_buffer()),
+                .encode_lower(&mut uuid::Uuid::encode_buffer())
+                .as_bytes()
+                .to_vec(),
         ),
     );
     if let Standing::Proven(proof) = standing {
         let prefix = &route.keys[proof.key()].mark_prefix;
-        headers.insert(
-            identity.mark.clone(),
-            value(&format!("{prefix}{}", at.secs())),
-        );
+        let secs = HeaderValue::from(at.secs());
+        let mark = [prefix.as_bytes(), secs.as_bytes()].concat();
+        headers.insert(identity.mark.clone(), value(mark));
     }
     if body.is_empty() && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
         headers.remove(header::CONTENT_LENGTH);
@@ -122,13 +141,7 @@ pub async fn send(
     *request.uri_mut() = head.target;
     *request.headers_mut() = headers;
     *request.extensions_mut() = head.extensions;
-    let outcome = match upstreams[route.index].send(request).await {
-        Ok(response) => Ok(inbound_answer(response)),
-        Err(SendError::Unreachable(error)) => Err(Rejection::UpstreamUnreachable(error)),
-        Err(SendError::Broken(error)) => Err(Rejection::UpstreamBroken(error)),
-        Err(SendError::Timeout) => Err(Rejection::UpstreamTimeout),
-    };
-    (outcome, lease)
+    (request, &upstreams[route.index], lease)
 }
 
 /// The sender's headers without those of its connection and without forged ones, with ours.
@@ -282,6 +295,7 @@ fn inbound_answer(mut response: Response<UpstreamBody>) -> Response<UpstreamBody
     response
 }
 
-fn value(text: &str) -> HeaderValue {
-    HeaderValue::from_str(text).expect("ids, names and numbers are checked to be printable ASCII")
+fn value(text: Vec<u8>) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text))
+        .expect("ids, names and numbers are checked to be printable ASCII")
 }

@@ -157,7 +157,7 @@ fn received<'b>(
     at: UnixTime,
     s: &Snapshot,
 ) -> Result<Received<'b>, Rejection> {
-    let head = Head::new(parts, peer, s.head_bytes_max)?;
+    let head = Box::new(Head::new(parts, peer, s.head_bytes_max)?);
     Ok(Received { head, body, id, at })
 }
 

@@ -64,8 +64,8 @@ impl Peer {
 
 /// A request whose head has come. It proves nothing.
 pub struct Received<'b> {
-    /// The head.
-    pub head: Head,
+    /// The head. In a box, because it goes through every stage.
+    pub head: Box<Head>,
     /// The body, still on its way.
     pub body: &'b mut Incoming,
     /// Request id.
@@ -214,7 +214,7 @@ pub struct Unverified<'s> {
 /// What [`crate::verify`] judges.
 pub(crate) struct Parts<'s> {
     pub(crate) route: &'s Route,
-    pub(crate) head: Head,
+    pub(crate) head: Box<Head>,
     pub(crate) id: Uuid,
     /// When its head had come.
     pub(crate) at: UnixTime,

@@ -18,7 +18,7 @@ use crate::{
 /// Made by [`verify`] alone: the fields are private, and there is no `Clone`, `Default`, `Deserialize` or `From`.
 pub struct Verified<'s> {
     route: &'s Route,
-    head: Head,
+    head: Box<Head>,
     id: Uuid,
     at: UnixTime,
     body: RawBody,
@@ -120,7 +120,7 @@ impl<'s> Verified<'s> {
     }
 
     /// Takes it apart for sending.
-    pub fn into_message(self) -> (Head, RawBody) {
+    pub fn into_message(self) -> (Box<Head>, RawBody) {
         (self.head, self.body)
     }
 }

@@ -211,15 +211,26 @@ impl BodyWriter {
     /// given back in any case when the writer is dropped (a write under way ends first).
     pub async fn push(&mut self, piece: Bytes) -> Result<(), StoreError> {
         let len = piece.len() as u64;
-        self.place = match mem::replace(&mut self.place, Place::Lost) {
-            Place::Memory => match self.memory.keep(piece) {
-                Ok(()) => Place::Memory,
-                Err(refused) => Place::Spool(self.store.spill().await?.push(refused).await?),
-            },
-            Place::Spool(spool) => Place::Spool(spool.push(piece).await?),
+        let refused = match self.place {
+            Place::Memory => self.memory.keep(piece),
+            Place::Spool(_) | Place::Lost => Err(piece),
+        };
+        if let Err(piece) = refused {
+            // In a box: rare, and its state would else make every request's future larger.
+            Box::pin(self.push_beyond(piece)).await?;
+        }
+        self.len += len;
+        Ok(())
+    }
+
+    /// Adds a piece for which memory has no room.
+    async fn push_beyond(&mut self, piece: Bytes) -> Result<(), StoreError> {
+        let spool = match mem::replace(&mut self.place, Place::Lost) {
+            Place::Memory => self.store.spill().await?,
+            Place::Spool(spool) => spool,
             Place::Lost => return Err(lost()),
         };
-        self.len += len;
+        self.place = Place::Spool(spool.push(piece).await?);
         Ok(())
     }
 
@@ -242,7 +253,7 @@ impl BodyWriter {
         Ok(RawBody {
             spooled: match self.place {
                 Place::Memory => None,
-                Place::Spool(spool) => Some(spool.finish().await?),
+                Place::Spool(spool) => Some(Box::pin(spool.finish()).await?),
                 Place::Lost => return Err(lost()),
             },
             chunks: self.memory.chunks,
