@@ -206,7 +206,11 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.stream().poll_write_vectored(cx, parts)
+        match parts {
+            // The system has less to do for one buffer than for a list of one.
+            [only] => self.stream().poll_write(cx, only),
+            parts => self.stream().poll_write_vectored(cx, parts),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -188,21 +188,22 @@ impl Paths {
 
 /// Whether every reader sees the same path: below a prefix an upstream could otherwise walk out of it.
 fn is_plain(path: &str) -> bool {
-    if path.bytes().any(|byte| matches!(byte, b'\\' | b';' | 0)) {
-        return false;
-    }
-    let mut rest = path;
-    while let Some(percent) = rest.find('%') {
-        rest = &rest[percent + 1..];
-        let code = rest.get(..2).unwrap_or("").to_ascii_lowercase();
-        // `.`, `/`, `\`, NUL, and `%` itself, which a second decoding would open.
-        if matches!(code.as_str(), "2e" | "2f" | "5c" | "00" | "25") {
-            return false;
+    path.as_bytes()
+        .split(|byte| *byte == b'/')
+        .all(|segment| !matches!(segment, b"." | b"..") && reads_one_way(segment))
+}
+
+fn reads_one_way(mut segment: &[u8]) -> bool {
+    while let [byte, rest @ ..] = segment {
+        match (byte, rest) {
+            (b'\\' | b';' | 0, _) => return false,
+            // `.`, `/`, `\`, NUL, and `%` itself, which a second decoding would open.
+            (b'%', [b'2', b'e' | b'E' | b'f' | b'F' | b'5', ..])
+            | (b'%', [b'5', b'c' | b'C', ..] | [b'0', b'0', ..]) => return false,
+            _ => segment = rest,
         }
     }
-    !path
-        .split('/')
-        .any(|segment| segment == "." || segment == "..")
+    true
 }
 
 #[cfg(test)]

@@ -160,7 +160,9 @@ impl Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.offers(false);
+        if self.offers {
+            self.activity.offering.fetch_sub(1, Relaxed);
+        }
         self.activity.head_since.store(0, Relaxed);
         self.activity.idle_since.store(self.activity.now(), Relaxed);
         self.activity.requests.fetch_sub(1, Relaxed);
