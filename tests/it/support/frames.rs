@@ -139,6 +139,16 @@ impl Frames {
         frames
     }
 
+    /// The other end: reads the preface of a client, and sends settings.
+    pub(crate) fn accept(socket: Socket) -> io::Result<Self> {
+        let wire = Wire::plain(socket)?;
+        let mut frames = Self { wire };
+        let preface = u64::try_from(PREFACE.len()).unwrap();
+        frames.wire.exactly(preface, &mut |_| {})?;
+        frames.send(&Frame::new(SETTINGS, 0, 0, &[]))?;
+        Ok(frames)
+    }
+
     /// Sends the first bytes of the preface.
     pub(crate) fn half_preface(&mut self) {
         self.wire.send(&PREFACE[..10]).unwrap();
