@@ -283,10 +283,14 @@ impl Gateway {
             .unwrap_or_else(|| panic!("no line for {id}:\n{}", self.logs.text()))
     }
 
+    /// The listener for health and metrics.
+    pub(crate) fn admin_door(&self) -> &Door {
+        self.admin.as_ref().expect("an admin listener")
+    }
+
     /// Asks the admin listener.
     pub(crate) fn admin(&self, target: &str) -> Answer {
-        let admin = self.admin.as_ref().expect("an admin listener");
-        let mut wire = client::raw(admin);
+        let mut wire = client::raw(self.admin_door());
         wire.send(&Delivery::post(target, "").method("GET").raw_head())
             .unwrap();
         wire.answer("GET").unwrap()
