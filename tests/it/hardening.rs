@@ -9,7 +9,8 @@ use std::{
 use crate::support::{
     client::{self, Client, Protocol},
     delivery::Delivery,
-    frames::{self, Frame, Frames},
+    floods::{Flood, Kind},
+    frames::{self, Frames},
     gateway::{Builder, Gateway, assert_not_verified},
     sign,
     upstream::{Behaviour, Upstream},
@@ -187,8 +188,8 @@ const FLOOD_TIME: Duration = Duration::from_secs(1);
 /// Time in which the connection may close in order, and patience with a busy machine.
 const FLOOD_TIME_MOST: Duration = Duration::from_secs(8);
 
-/// Floods one connection with what `frame` makes until the gateway ends it; others are served meanwhile.
-fn flood(open: &[Frame], ends: Ends, frame: impl Fn(u32) -> Vec<Frame>) {
+/// Floods one connection until the gateway ends it; others are served meanwhile.
+fn flood(kind: Kind, ends: Ends) {
     let upstream = Upstream::accepting();
     let builder = builder(&upstream);
     let gateway = match ends {
@@ -201,12 +202,17 @@ fn flood(open: &[Frame], ends: Ends, frame: impl Fn(u32) -> Vec<Frame>) {
     };
     serve_others();
     let mut http2 = Frames::open(gateway.door(), &[]);
-    for frame in open {
-        http2.send(frame).unwrap();
+    let flood = Flood::new(kind);
+    if let Some(frame) = flood.opening() {
+        http2.send(&frame).unwrap();
     }
     let began = Instant::now();
     let mut sent = 0;
-    while frame(sent).iter().all(|frame| http2.send(frame).is_ok()) {
+    while flood
+        .wave(sent)
+        .iter()
+        .all(|frame| http2.send(frame).is_ok())
+    {
         if sent % 1000 == 0 {
             serve_others();
             assert!(began.elapsed() < FLOOD_TIME_MOST, "it goes on");
@@ -234,77 +240,39 @@ fn flood(open: &[Frame], ends: Ends, frame: impl Fn(u32) -> Vec<Frame>) {
 
 #[test]
 fn a_flood_of_resets_is_survived() {
-    let tag = "0".repeat(64);
-    let mut head = frames::post("/hooks").to_vec();
-    head.push(("x-cv-signature", &tag));
-    let head = frames::block(&head);
-    flood(&[], Ends::Counted, |index| {
-        let stream = index * 2 + 1;
-        vec![
-            Frame::new(frames::HEADERS, frames::END_HEADERS, stream, &head),
-            // CANCEL
-            Frame::new(frames::RST_STREAM, 0, stream, &[0, 0, 0, 8]),
-        ]
-    });
+    flood(Kind::Resets, Ends::Counted);
 }
 
 #[test]
 fn a_flood_of_header_frames_is_survived() {
-    let head = frames::block(&frames::post("/hooks"));
-    let first = Frame::new(frames::HEADERS, frames::END_STREAM, 1, &head);
-    flood(&[first], Ends::Counted, |index| {
-        let field = frames::block(&[(&format!("x-{index}"), &"x".repeat(8000))]);
-        vec![Frame::new(frames::CONTINUATION, 0, 1, &field)]
-    });
+    flood(Kind::HeaderFrames, Ends::Counted);
 }
 
 /// Counted by h2; this watches that it stays so.
 #[test]
 fn a_flood_of_empty_header_frames_is_survived() {
-    let head = frames::block(&frames::post("/hooks"));
-    let first = Frame::new(frames::HEADERS, frames::END_STREAM, 1, &head);
-    flood(&[first], Ends::Counted, |_| {
-        vec![Frame::new(frames::CONTINUATION, 0, 1, &[])]
-    });
+    flood(Kind::EmptyHeaderFrames, Ends::Counted);
 }
 
 #[test]
 fn a_flood_of_settings_is_survived() {
-    flood(&[], UNREAD, |_| {
-        vec![Frame::new(
-            frames::SETTINGS,
-            0,
-            0,
-            &[0, 4, 0, 0, 0xff, 0xff],
-        )]
-    });
+    flood(Kind::Settings, UNREAD);
 }
 
 #[test]
 fn a_flood_of_pings_is_survived() {
-    flood(&[], UNREAD, |_| {
-        vec![Frame::new(frames::PING, 0, 0, &[7; 8])]
-    });
+    flood(Kind::Pings, UNREAD);
 }
 
 /// Guarded by h2, without a limit that we could set; this watches that it stays so.
 #[test]
 fn a_flood_of_empty_data_frames_is_survived() {
-    let tag = "0".repeat(64);
-    let mut head = frames::post("/hooks").to_vec();
-    head.push(("x-cv-signature", &tag));
-    let head = frames::block(&head);
-    let first = Frame::new(frames::HEADERS, frames::END_HEADERS, 1, &head);
-    flood(&[first], Ends::Counted, |_| {
-        vec![Frame::new(frames::DATA, 0, 1, &[])]
-    });
+    flood(Kind::EmptyData, Ends::Counted);
 }
 
 #[test]
 fn a_flood_of_window_updates_is_survived() {
-    flood(&[], WITHOUT_REQUEST, |_| {
-        vec![Frame::new(frames::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])]
-    });
+    flood(Kind::WindowUpdates, WITHOUT_REQUEST);
 }
 
 #[test]
