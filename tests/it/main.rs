@@ -7,6 +7,7 @@
 
 mod carevalidate;
 mod drain;
+mod figures;
 mod forwards_bytes_unchanged;
 mod hardening;
 mod harness;
