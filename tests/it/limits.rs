@@ -974,6 +974,11 @@ fn a_full_disk_refuses_large_bodies_and_nothing_else() {
         assert_serves(&gateway);
         assert_eq!(client::send_raw(gateway.door(), &large).status, 200);
     }
+    gateway.lift_file_size();
+    assert_eq!(client::send_raw(gateway.door(), &larger).status, 200);
+    for gauge in ["buffered_bytes", "spooled_bytes", "spooled_bodies"] {
+        gateway.wait_for_metric(&format!("countersign_{gauge}"), |value| value == 0);
+    }
 }
 
 #[test]

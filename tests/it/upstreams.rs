@@ -167,11 +167,15 @@ fn ok() -> Response {
 }
 
 #[test]
-fn upstream_that_refuses_is_unreachable() {
+fn upstream_that_refuses_is_unreachable_until_it_is_back() {
     let upstream = Upstream::accepting();
     upstream.refuse();
     let setup = Setup::new(&upstream.url(), "");
     setup.assert_refused(&setup.post("x"), 502, "upstream_unreachable");
+    setup.assert_refused(&setup.post(large_body()), 502, "upstream_unreachable");
+    upstream.reopen();
+    assert_eq!(setup.post("x").status, 200);
+    assert_eq!(setup.post(large_body()).status, 200);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 
 use super::{
@@ -138,7 +138,7 @@ impl Builder {
     pub(crate) fn file_size(mut self, most: u64) -> Self {
         // SIGXFSZ would end the process.
         self.ulimits
-            .push(format!("trap '' XFSZ && ulimit -f {}", most / 512));
+            .push(format!("trap '' XFSZ && ulimit -S -f {}", most / 512));
         self
     }
 
@@ -373,6 +373,15 @@ impl Gateway {
             );
             thread::yield_now();
         }
+    }
+
+    /// Takes back what [`Builder::file_size`] did.
+    pub(crate) fn lift_file_size(&self) {
+        let none = Rlimit {
+            current: None,
+            maximum: None,
+        };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, none).unwrap();
     }
 
     /// Sends SIGTERM.
