@@ -6,6 +6,7 @@
 )]
 
 mod carevalidate;
+mod conformance;
 mod drain;
 mod figures;
 mod forwards_bytes_unchanged;
