@@ -1,40 +1,60 @@
 //! Health and metrics, on a listener of their own.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{listen::Listener, pipeline::Gateway};
+use crate::{config::Limits, listen::Listener, pipeline::Gateway};
 
-/// Requests here come from probes and scrapers: short, or not at all.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at once: probes and scrapers are few. More of them wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 32;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Serves until it is aborted.
-pub async fn serve(listener: Listener, gateway: Arc<Gateway>, stopping: CancellationToken) {
-    loop {
+pub async fn serve(
+    listener: Listener,
+    gateway: Arc<Gateway>,
+    limits: Limits,
+    stopping: CancellationToken,
+) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    // Requests here are short, or not at all: a connection that is not over by then is stuck in an answer that nobody reads, or
+    // has been of use for long enough.
+    let life = limits.head_timeout + limits.idle_timeout;
+    while let Ok(place) = places.clone().acquire_owned().await {
         let Ok((wire, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            sleep(Duration::from_millis(50)).await;
             continue;
         };
         let (gateway, stopping) = (gateway.clone(), stopping.clone());
         drop(tokio::spawn(async move {
+            let _place = place;
             let service = service_fn(|request: Request<Incoming>| {
                 let response = answer(&request, &gateway, stopping.is_cancelled());
                 async { Ok::<_, Infallible>(response) }
             });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(wire), service);
-            let _ = connection.await;
+            let mut connection = pin!(
+                http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    // Between requests too.
+                    .header_read_timeout(limits.head_timeout)
+                    .serve_connection(TokioIo::new(wire), service)
+            );
+            if timeout(life, connection.as_mut()).await.is_err() {
+                connection.as_mut().graceful_shutdown();
+                let _ = timeout(limits.head_timeout, connection).await;
+            }
         }));
     }
 }

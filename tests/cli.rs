@@ -766,9 +766,32 @@ fn health_tells_whether_a_gateway_is_ready() {
     assert!(!run.ends_with(1).stdout.is_empty());
     let run = desk.run(&["health", "--admin", &nobody()]).ends_with(1);
     assert!(run.stdout.starts_with("not healthy: "), "{}", run.stdout);
-    desk.run(&["health", "--admin", "a b"])
-        .ends_with(2)
-        .says(&["127.0.0.1:9600"]);
+    for admin in ["a b", "unix:"] {
+        desk.run(&["health", "--admin", admin])
+            .ends_with(2)
+            .says(&["127.0.0.1:9600"]);
+    }
+}
+
+#[test]
+fn health_asks_a_unix_socket_too() {
+    let desk = Desk::new();
+    let config =
+        one_route("http://127.0.0.1:9").replace("127.0.0.1:0\"\n\n", "unix:admin.sock\"\n\n");
+    desk.write("c.toml", config);
+    let gateway = Gateway::start(&desk, &["serve", "-c", "c.toml"]);
+    let absolute = format!("unix:{}", desk.0.path().join("admin.sock").display());
+    for admin in [&gateway.admin, &absolute] {
+        let run = desk.run(&["health", "--admin", admin]).ends_with(0);
+        assert!(run.stdout.contains("[+] accepting"), "{}", run.stdout);
+    }
+    drop(gateway);
+    let run = desk.run(&["health", "--admin", "unix:admin.sock"]);
+    let stdout = run.ends_with(1).stdout;
+    assert!(
+        stdout.starts_with("not healthy: unix:admin.sock: "),
+        "{stdout}"
+    );
 }
 
 #[test]

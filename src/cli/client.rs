@@ -1,6 +1,6 @@
 //! A small sender, made of the gateway's own upstream side: for `send`, `health` and `demo`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
@@ -51,6 +51,35 @@ pub(super) async fn request(
         },
         _ => return Err(usage("is neither http:// nor https://")),
     };
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| usage("names no host"))?;
+    headers.entry(header::HOST).or_insert(host);
+    let mut message = Request::new(body);
+    *message.method_mut() = method;
+    *message.uri_mut() = url
+        .path_and_query()
+        .cloned()
+        .map_or(Uri::from_static("/"), Uri::from);
+    *message.headers_mut() = headers;
+    send(url, address, ca, message).await
+}
+
+/// Asks a server on a Unix socket for a target.
+pub(super) async fn get_unix(path: PathBuf, target: &'static str) -> Result<Answer, Failure> {
+    let mut message = Request::new(Bytes::new());
+    *message.uri_mut() = Uri::from_static(target);
+    let host = HeaderValue::from_static("localhost");
+    message.headers_mut().insert(header::HOST, host);
+    let address = UpstreamAddr::Unix(path);
+    send(&address.clone(), address, None, message).await
+}
+
+/// Sends one request; `place` is what errors begin with.
+async fn send(
+    place: &impl fmt::Display,
+    address: UpstreamAddr,
+    ca: Option<PathBuf>,
+    message: Request<Bytes>,
+) -> Result<Answer, Failure> {
     let upstream = Upstream::new(&UpstreamConfig {
         addresses: vec![address],
         protocol: UpstreamProtocol::Auto,
@@ -65,35 +94,28 @@ pub(super) async fn request(
         idle_connections: 0,
     })
     .map_err(|error| Failure::Usage(Chain(error.as_ref()).to_string()))?;
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| usage("names no host"))?;
-    headers.entry(header::HOST).or_insert(host);
     let store = BodyStore::new(BodyStoreConfig {
         memory: u64::MAX,
         spool_dir: None,
         spool: 0,
     });
+    let (head, body) = message.into_parts();
     let mut writer = store.writer();
     writer.push(body).await?;
-    let mut message = Request::new(writer.finish().await?.into_stream());
-    *message.method_mut() = method;
-    *message.uri_mut() = url
-        .path_and_query()
-        .cloned()
-        .map_or(Uri::from_static("/"), Uri::from);
-    *message.headers_mut() = headers;
+    let message = Request::from_parts(head, writer.finish().await?.into_stream());
     let response = upstream.send(message).await.map_err(|error| {
         let text = match error {
             SendError::Unreachable(error) => format!("cannot connect: {error}"),
             SendError::Broken(error) => format!("no valid answer: {}", Chain(&*error)),
             SendError::Timeout => "no answer in time".to_owned(),
         };
-        Failure::Internal(anyhow::anyhow!("{url}: {text}"))
+        Failure::Internal(anyhow::anyhow!("{place}: {text}"))
     })?;
     let (parts, body) = response.into_parts();
     let body = Limited::new(body, ANSWER_BYTES_MAX)
         .collect()
         .await
-        .map_err(|error| anyhow::anyhow!("{url}: {error}"))?;
+        .map_err(|error| anyhow::anyhow!("{place}: {error}"))?;
     Ok(Answer {
         status: parts.status,
         headers: parts.headers,

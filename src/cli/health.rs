@@ -1,32 +1,37 @@
 //! `countersign health`: for a container's HEALTHCHECK.
 
+use bytes::Bytes;
 use http::{HeaderMap, Method, Uri};
 
 use super::{Failure, Outcome, block_on, client, print};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Address of the admin listener
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9600")]
+    /// Address of the admin listener: HOST:PORT or unix:PATH
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9600")]
     admin: String,
 }
 
+const TARGET: &str = "/readyz?verbose";
+
 pub(super) fn run(args: &Args) -> Outcome {
-    let url: Uri = format!("http://{}/readyz?verbose", args.admin)
-        .parse()
-        .map_err(|_| {
-            Failure::Usage(format!(
-                "`{}` is not an address; write it like 127.0.0.1:9600",
-                args.admin
+    let asked = match args.admin.strip_prefix("unix:") {
+        Some("") => return Err(not_an_address(args)),
+        Some(path) => block_on(client::get_unix(path.into(), TARGET)),
+        None => {
+            let url: Uri = format!("http://{}{TARGET}", args.admin)
+                .parse()
+                .map_err(|_| not_an_address(args))?;
+            block_on(client::request(
+                Method::GET,
+                &url,
+                None,
+                HeaderMap::new(),
+                Bytes::new(),
             ))
-        })?;
-    match block_on(client::request(
-        Method::GET,
-        &url,
-        None,
-        HeaderMap::new(),
-        bytes::Bytes::new(),
-    ))? {
+        }
+    };
+    match asked? {
         Ok(answer) => {
             print(String::from_utf8_lossy(&answer.body))?;
             if answer.status.is_success() {
@@ -41,4 +46,11 @@ pub(super) fn run(args: &Args) -> Outcome {
         }
         Err(failure) => Err(failure),
     }
+}
+
+fn not_an_address(args: &Args) -> Failure {
+    Failure::Usage(format!(
+        "`{}` is not an address; write it like 127.0.0.1:9600 or unix:/run/countersign/admin.sock",
+        args.admin
+    ))
 }

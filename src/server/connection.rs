@@ -44,8 +44,12 @@ const HEAD_SLACK: u32 = 2;
 /// When the process stops, idle connections are kept open this long: a sender that is just about to use one then gets an answer.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 
-/// A connection that has been idle for this long gives back what hyper holds for it: most of its memory.
-const PARK_AFTER: Duration = Duration::from_secs(1);
+/// An HTTP/1.1 connection that has been idle for this long gives back what hyper holds for it: most of its memory. Short, because
+/// what many connections hold until then in a burst the allocator does not return.
+const PARK_AFTER: Duration = Duration::from_millis(250);
+
+/// How often an HTTP/2 connection, which cannot be parked, is looked at.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// What all connections of a listener share.
 pub(super) struct Service {
@@ -266,7 +270,10 @@ impl Watch<'_> {
     {
         let mut limits = self.limits;
         let (mut stopping, mut closing) = (false, false);
-        let mut wake = Instant::now() + limits.head.min(limits.idle).min(PARK_AFTER);
+        let pause = limits
+            .head
+            .min(if limits.http2 { LOOK_AFTER } else { PARK_AFTER });
+        let mut wake = Instant::now() + pause.min(limits.idle);
         loop {
             tokio::select! {
                 // The connection first: it is what all this is for.
@@ -277,7 +284,7 @@ impl Watch<'_> {
                         return Ok(Left::Resting);
                     }
                     // A head may begin meanwhile, and has less time.
-                    Some(until) => wake = until.min(Instant::now() + limits.head.min(PARK_AFTER)),
+                    Some(until) => wake = until.min(Instant::now() + pause),
                     None if closing => return Ok(Left::Over),
                     None => {
                         closing = true;

@@ -109,6 +109,7 @@ impl Server {
             tokio::spawn(admin::serve(
                 listener,
                 self.service.gateway.clone(),
+                self.service.limits.clone(),
                 self.stopping.clone(),
             ))
         });

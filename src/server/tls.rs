@@ -29,6 +29,8 @@ pub fn server_config(tls: &Tls) -> anyhow::Result<ServerConfig> {
     };
     let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Every suite here is strong; that one of several is chosen here, not by the sender, is what scanners look for.
+    config.ignore_client_order = true;
     // Sessions resume without state here: memory does not grow with the number of senders.
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()
         .context("no random numbers for session tickets")?;

@@ -30,6 +30,9 @@ pub enum ResponseError {
     /// The connection broke.
     #[error("the upstream broke off its response")]
     Broken(#[source] hyper::Error),
+    /// An HTTP/2 stream was reset without an error before its end.
+    #[error("the upstream reset its response before the end")]
+    Reset,
     /// Nothing came for longer than `read_timeout`.
     #[error("the upstream paused its response for longer than read_timeout")]
     Silent,
@@ -52,6 +55,15 @@ impl UpstreamBody {
         if self.incoming.is_end_stream() {
             self.give_back();
         }
+    }
+
+    /// Whether no more comes although it is not all. hyper takes a stream that was reset with NO_ERROR for one that ended.
+    fn ended_early(&self) -> bool {
+        let http2 = self
+            .checkout
+            .as_ref()
+            .is_some_and(|checkout| matches!(checkout.sender, Sender::Http2(_)));
+        http2 && !self.incoming.is_end_stream() && self.incoming.size_hint().exact() != Some(0)
     }
 
     fn give_back(&mut self) {
@@ -85,6 +97,10 @@ impl Body for UpstreamBody {
             this.silent = false;
             match &frame {
                 Some(Ok(_)) => this.give_back_if_ended(),
+                None if this.ended_early() => {
+                    this.checkout = None;
+                    return Poll::Ready(Some(Err(ResponseError::Reset)));
+                }
                 None => this.give_back(),
                 Some(Err(_)) => {
                     // Whoever asks drops what it has not written yet when it hears of a fault: this lets it write first, so

@@ -829,6 +829,60 @@ fn every_listener_is_served_with_a_single_place_between_them() {
     }
 }
 
+const LIVEZ: &[u8] = b"GET /livez HTTP/1.1\r\nHost: a.example\r\n\r\n";
+
+#[test]
+fn the_admin_listener_waits_while_its_connections_are_taken() {
+    let upstream = Upstream::accepting();
+    let gateway = builder(&upstream).start();
+    let resting = gateway.descriptors();
+    let ask = |wire: &mut Wire| {
+        wire.send(LIVEZ).unwrap();
+        assert_eq!(wire.answer("GET").unwrap().status, 200);
+    };
+    let mut open: Vec<_> = (0..32)
+        .map(|_| {
+            let mut wire = client::raw(gateway.admin_door());
+            ask(&mut wire);
+            wire
+        })
+        .collect();
+    let mut next = client::raw(gateway.admin_door());
+    next.send(LIVEZ).unwrap();
+    // Those that have a place are served meanwhile.
+    open.iter_mut().for_each(ask);
+    assert_eq!(gateway.descriptors(), resting + 32);
+    assert_serves(&gateway);
+    drop(open.pop());
+    assert_eq!(next.answer("GET").unwrap().status, 200);
+}
+
+#[test]
+fn the_admin_listener_cuts_who_is_slow_or_does_not_read() {
+    let upstream = Upstream::accepting();
+    let gateway = impatient(&upstream).start();
+    for opening in [&b""[..], b"GET /livez", LIVEZ] {
+        let mut wire = client::raw(gateway.admin_door());
+        let began = Instant::now();
+        wire.send(opening).unwrap();
+        if opening == LIVEZ {
+            assert_eq!(wire.answer("GET").unwrap().status, 200);
+        }
+        assert!(wire.closed());
+        assert_took(began, HEAD_TIMEOUT, HEAD_TIMEOUT_MOST);
+    }
+    let gateway = builder(&upstream)
+        .limits("head_timeout = \"500ms\"\nidle_timeout = \"500ms\"")
+        .start();
+    let resting = gateway.descriptors();
+    let mut wire = client::raw(gateway.admin_door());
+    let began = Instant::now();
+    let questions = b"GET /metrics HTTP/1.1\r\nHost: a.example\r\n\r\n".repeat(1000);
+    while wire.send(&questions).is_ok() {}
+    assert_took(began, HEAD_TIMEOUT, HEAD_TIMEOUT_MOST);
+    gateway.wait_for_descriptors(resting);
+}
+
 #[test]
 fn running_out_of_descriptors_stops_nothing_for_good() {
     let upstream = Upstream::accepting();
@@ -919,6 +973,11 @@ fn a_full_disk_refuses_large_bodies_and_nothing_else() {
         assert_problem(&answer, 503, "try_later");
         assert_serves(&gateway);
         assert_eq!(client::send_raw(gateway.door(), &large).status, 200);
+    }
+    gateway.lift_file_size();
+    assert_eq!(client::send_raw(gateway.door(), &larger).status, 200);
+    for gauge in ["buffered_bytes", "spooled_bytes", "spooled_bodies"] {
+        gateway.wait_for_metric(&format!("countersign_{gauge}"), |value| value == 0);
     }
 }
 

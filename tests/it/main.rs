@@ -6,7 +6,9 @@
 )]
 
 mod carevalidate;
+mod conformance;
 mod drain;
+mod figures;
 mod forwards_bytes_unchanged;
 mod hardening;
 mod harness;

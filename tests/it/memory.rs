@@ -27,10 +27,10 @@ use crate::support::{
 const SECRET: &[u8] = b"a secret of these tests";
 
 /// Held by each of these tests: together they would take the machine from all others.
-static ALONE: Mutex<()> = Mutex::new(());
+pub(crate) static ALONE: Mutex<()> = Mutex::new(());
 
 /// Uses all descriptors that the system allows this process.
-fn raise_descriptor_limit() -> u64 {
+pub(crate) fn raise_descriptor_limit() -> u64 {
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(
         Resource::Nofile,
@@ -96,7 +96,7 @@ fn ten_thousand_idle_connections_cost_little_and_leave_nothing() {
 }
 
 /// Opens connections, has one request served on each, and keeps them. A [`Wire`] would take two descriptors for each.
-fn connect_and_serve(gateway: &Gateway, count: usize, request: &[u8]) -> Vec<Socket> {
+pub(crate) fn connect_and_serve(gateway: &Gateway, count: usize, request: &[u8]) -> Vec<Socket> {
     let one = || {
         let mut socket = Socket::connect(&gateway.door().address, PATIENCE).unwrap();
         socket.write_all(request).unwrap();

@@ -122,6 +122,28 @@ fn tls_1_2_and_1_3_are_spoken_with_a_hybrid_key_exchange() {
 }
 
 #[test]
+fn the_order_of_cipher_suites_is_the_gateways() {
+    let upstream = Upstream::accepting();
+    let gateway = builder(&upstream).tls().start();
+    for version in [&TLS13, &TLS12] {
+        let [one, other] = [false, true].map(|turned| {
+            let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+            if turned {
+                provider.cipher_suites.reverse();
+            }
+            let config = ClientConfig::builder_with_provider(Arc::new(provider))
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .with_root_certificates(authority().roots())
+                .with_no_client_auth();
+            let session = handshake(&gateway, Arc::new(config), "localhost");
+            session.negotiated_cipher_suite().unwrap().suite()
+        });
+        assert_eq!(one, other);
+    }
+}
+
+#[test]
 fn sessions_resume() {
     let upstream = Upstream::accepting();
     let gateway = builder(&upstream).tls().start();

@@ -2,11 +2,12 @@
 
 use std::{
     collections::HashMap,
-    io::ErrorKind,
-    net::Shutdown,
+    io::{self, ErrorKind},
+    net::{Shutdown, SocketAddr, TcpListener},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
@@ -18,13 +19,14 @@ use crate::support::{
     PATIENCE,
     client::{self, Client, Protocol},
     delivery::{Cuts, Delivery},
+    frames::{self, Frame, Frames},
     gateway::{self, Builder, Gateway},
     http2::Http2Upstream,
     logs::Line,
     runtime, sign,
     tls::{self, Authority},
     upstream::{Behaviour, Response, Upstream},
-    wire::{Answer, Wire},
+    wire::{Answer, Socket, Wire},
     within,
 };
 
@@ -165,11 +167,15 @@ fn ok() -> Response {
 }
 
 #[test]
-fn upstream_that_refuses_is_unreachable() {
+fn upstream_that_refuses_is_unreachable_until_it_is_back() {
     let upstream = Upstream::accepting();
     upstream.refuse();
     let setup = Setup::new(&upstream.url(), "");
     setup.assert_refused(&setup.post("x"), 502, "upstream_unreachable");
+    setup.assert_refused(&setup.post(large_body()), 502, "upstream_unreachable");
+    upstream.reopen();
+    assert_eq!(setup.post("x").status, 200);
+    assert_eq!(setup.post(large_body()).status, 200);
 }
 
 #[test]
@@ -263,6 +269,172 @@ fn answer_that_breaks_off_is_never_completed() {
 
         assert_eq!(upstream.count(), 2);
         assert_none_doubled(&upstream);
+    }
+}
+
+/// How an HTTP/2 upstream breaks off an answer.
+#[derive(Debug, Clone, Copy)]
+enum Death {
+    Close,
+    Reset,
+    /// Says goodbye with an error code, naming the last stream that it looked at, and closes.
+    GoAway {
+        last: u8,
+        code: u8,
+    },
+    /// Resets the stream with an error code; the connection stays.
+    Stream(u8),
+}
+
+/// An HTTP/2 upstream by hand. It breaks off its first two answers, each when told to, and gives all others whole.
+struct Dying {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    requests: Arc<AtomicUsize>,
+    now: mpsc::Sender<()>,
+}
+
+impl Dying {
+    fn start(death: Death, length: Option<&'static str>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (now, told) = mpsc::channel();
+        let told = Arc::new(Mutex::new(told));
+        let (connections, requests) = (Arc::default(), Arc::default());
+        let dying = Self {
+            address,
+            connections: Arc::clone(&connections),
+            requests: Arc::clone(&requests),
+            now,
+        };
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                connections.fetch_add(1, Ordering::Relaxed);
+                let (requests, told) = (Arc::clone(&requests), Arc::clone(&told));
+                // Ends with an error when the gateway leaves.
+                thread::spawn(move || {
+                    serve_dying(Socket::Tcp(stream?), death, length, &requests, &told)
+                });
+            }
+        });
+        dying
+    }
+}
+
+fn serve_dying(
+    socket: Socket,
+    death: Death,
+    length: Option<&str>,
+    requests: &AtomicUsize,
+    told: &Mutex<mpsc::Receiver<()>>,
+) -> io::Result<()> {
+    let mut http2 = Frames::accept(socket)?;
+    loop {
+        let asked = http2.next()?;
+        if !matches!(asked.kind, frames::HEADERS | frames::DATA)
+            || asked.flags & frames::END_STREAM == 0
+        {
+            continue;
+        }
+        let mut head = vec![0x88]; // :status 200
+        head.extend(length.map_or_else(Vec::new, |length| {
+            frames::block(&[("content-length", length)])
+        }));
+        let (stream, nth) = (asked.stream, requests.fetch_add(1, Ordering::Relaxed));
+        http2.send(&Frame::new(
+            frames::HEADERS,
+            frames::END_HEADERS,
+            stream,
+            &head,
+        ))?;
+        http2.send(&Frame::new(frames::DATA, 0, stream, &[b'x'; 400]))?;
+        if nth >= 2 {
+            http2.send(&Frame::new(
+                frames::DATA,
+                frames::END_STREAM,
+                stream,
+                &[b'x'; 600],
+            ))?;
+            continue;
+        }
+        let _ = told.lock().unwrap().recv();
+        match death {
+            Death::Close => return Ok(()),
+            Death::Reset => {
+                http2.wire.socket().reset_on_close();
+                return Ok(());
+            }
+            Death::GoAway { last, code } => {
+                let payload = [0, 0, 0, last, 0, 0, 0, code];
+                return http2.send(&Frame::new(frames::GOAWAY, 0, 0, &payload));
+            }
+            Death::Stream(code) => {
+                http2.send(&Frame::new(frames::RST_STREAM, 0, stream, &[0, 0, 0, code]))?;
+            }
+        }
+    }
+}
+
+#[test]
+fn http2_answer_that_breaks_off_is_never_completed() {
+    for death in [
+        Death::Close,
+        Death::Reset,
+        Death::GoAway { last: 1, code: 0 },
+        Death::GoAway { last: 0, code: 0 },
+        Death::GoAway { last: 1, code: 2 },
+        // NO_ERROR, INTERNAL_ERROR, CANCEL
+        Death::Stream(0),
+        Death::Stream(2),
+        Death::Stream(8),
+    ] {
+        for length in [Some("1000"), None] {
+            println!("{death:?}, {length:?}");
+            let upstream = Dying::start(death, length);
+            let url = format!("http://{}", upstream.address);
+            let setup = Setup::new(&url, "upstream_http = \"2\"");
+            let cut = |line: &Line| line.text_field("reason") == Some("response_cut");
+
+            let mut wire = setup.begin(&delivery("x"));
+            let head = wire.head().unwrap().unwrap();
+            assert_eq!(head.word(1), "200");
+            let mut came = 0;
+            let end = wire.body(head.request_framing().unwrap(), &mut |piece| {
+                came += piece.len();
+                if came == 400 {
+                    upstream.now.send(()).unwrap();
+                }
+            });
+            assert!(end.is_err(), "the answer looks whole");
+            assert_eq!(came, 400);
+            setup.gateway.logs().wait_for_count(1, cut);
+
+            let tag = sign::carevalidate(SECRET, b"");
+            let mut asking = frames::post("/hooks/a").to_vec();
+            asking.push(("x-cv-signature", &tag));
+            let mut sender = Frames::open(setup.gateway.door(), &[]);
+            sender.head(1, frames::END_STREAM, &asking);
+            assert_eq!(sender.next_of(frames::HEADERS).unwrap().status(), Some(200));
+            let data = sender.next_of(frames::DATA).unwrap();
+            assert_eq!((data.payload.len(), data.flags), (400, 0));
+            upstream.now.send(()).unwrap();
+            let end = sender.next().unwrap();
+            assert_eq!((end.kind, end.stream), (frames::RST_STREAM, 1), "{end:?}");
+            assert_ne!(end.payload, [0; 4], "NO_ERROR");
+            setup.gateway.logs().wait_for_count(2, cut);
+
+            // The sender's connection goes on, and so does the upstream.
+            sender.head(3, frames::END_STREAM, &asking);
+            assert_eq!(sender.next_of(frames::HEADERS).unwrap().status(), Some(200));
+            assert_eq!(setup.post("y").body, [b'x'; 1000]);
+            assert_eq!(upstream.requests.load(Ordering::Relaxed), 4);
+            let fresh = if matches!(death, Death::Stream(_)) {
+                1
+            } else {
+                3
+            };
+            assert_eq!(upstream.connections.load(Ordering::Relaxed), fresh);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
 pub(crate) const PING: u8 = 6;
@@ -137,6 +138,16 @@ impl Frames {
         frames.wire.send(PREFACE).unwrap();
         frames.send(&Frame::new(SETTINGS, 0, 0, settings)).unwrap();
         frames
+    }
+
+    /// The other end: reads the preface of a client, and sends settings.
+    pub(crate) fn accept(socket: Socket) -> io::Result<Self> {
+        let wire = Wire::plain(socket)?;
+        let mut frames = Self { wire };
+        let preface = u64::try_from(PREFACE.len()).unwrap();
+        frames.wire.exactly(preface, &mut |_| {})?;
+        frames.send(&Frame::new(SETTINGS, 0, 0, &[]))?;
+        Ok(frames)
     }
 
     /// Sends the first bytes of the preface.

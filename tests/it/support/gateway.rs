@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 
 use super::{
@@ -138,7 +138,7 @@ impl Builder {
     pub(crate) fn file_size(mut self, most: u64) -> Self {
         // SIGXFSZ would end the process.
         self.ulimits
-            .push(format!("trap '' XFSZ && ulimit -f {}", most / 512));
+            .push(format!("trap '' XFSZ && ulimit -S -f {}", most / 512));
         self
     }
 
@@ -283,10 +283,14 @@ impl Gateway {
             .unwrap_or_else(|| panic!("no line for {id}:\n{}", self.logs.text()))
     }
 
+    /// The listener for health and metrics.
+    pub(crate) fn admin_door(&self) -> &Door {
+        self.admin.as_ref().expect("an admin listener")
+    }
+
     /// Asks the admin listener.
     pub(crate) fn admin(&self, target: &str) -> Answer {
-        let admin = self.admin.as_ref().expect("an admin listener");
-        let mut wire = client::raw(admin);
+        let mut wire = client::raw(self.admin_door());
         wire.send(&Delivery::post(target, "").method("GET").raw_head())
             .unwrap();
         wire.answer("GET").unwrap()
@@ -369,6 +373,15 @@ impl Gateway {
             );
             thread::yield_now();
         }
+    }
+
+    /// Takes back what [`Builder::file_size`] did.
+    pub(crate) fn lift_file_size(&self) {
+        let none = Rlimit {
+            current: None,
+            maximum: None,
+        };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, none).unwrap();
     }
 
     /// Sends SIGTERM.

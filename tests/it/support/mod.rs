@@ -9,6 +9,7 @@
 
 pub(crate) mod client;
 pub(crate) mod delivery;
+pub(crate) mod floods;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http2;

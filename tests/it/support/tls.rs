@@ -83,7 +83,8 @@ impl Authority {
         self.issue(&[HOST, "localhost", "127.0.0.1", "::1"])
     }
 
-    fn roots(&self) -> Arc<RootCertStore> {
+    /// What trusts this authority, and no other.
+    pub(crate) fn roots(&self) -> Arc<RootCertStore> {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();
         Arc::new(roots)
