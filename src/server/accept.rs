@@ -7,7 +7,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Service};
 use crate::listen::{Listener, Wire};
@@ -21,13 +21,12 @@ pub(super) async fn run(
     service: Arc<Service>,
     places: Arc<Semaphore>,
     connections: TaskTracker,
-    stopping: CancellationToken,
 ) {
     let metrics = &service.gateway.telemetry.metrics;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stopping.cancelled() => break,
+            () = service.stopping.begun() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
@@ -37,7 +36,7 @@ pub(super) async fn run(
                     biased;
                     Ok(place) = places.clone().acquire_owned() => Some(place),
                     // Accepted is accepted, even beyond the limit.
-                    () = stopping.cancelled() => None,
+                    () = service.stopping.begun() => None,
                 };
                 connections.spawn(serve_one(service.clone(), wire, address, place));
             }

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::IpAddr,
     pin::{Pin, pin},
@@ -20,12 +21,15 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::AsyncWriteExt as _,
+    task::coop::has_budget_remaining,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 
-use super::transport::{Activity, ActivityLimits, Busy, Transport};
+use super::{
+    stopping::Stopping,
+    transport::{Activity, ActivityLimits, Busy, Transport},
+};
 use crate::{
     config::Limits,
     listen::Wire,
@@ -57,7 +61,7 @@ pub(super) struct Service {
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) limits: Limits,
     pub(super) trusted_proxies: Vec<ipnet::IpNet>,
-    pub(super) stopping: CancellationToken,
+    pub(super) stopping: Stopping,
 }
 
 /// Serves one connection to its end.
@@ -66,7 +70,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
     // One limit for the handshake and for the bytes that tell the protocol: hyper waits for neither with a timer.
     let opening = timeout(service.limits.head_timeout, open(&service, wire, &activity));
     let too_late = async {
-        service.stopping.cancelled().await;
+        service.stopping.begun().await;
         sleep(CLOSING_GRACE).await;
     };
     let opened = tokio::select! {
@@ -100,13 +104,13 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
     let requests = {
         let (service, activity) = (service.clone(), activity.clone());
         service_fn(move |request: Request<Incoming>| {
-            let (service, peer, busy) = (service.clone(), peer.clone(), activity.request());
+            let (service, peer, busy) = (service.clone(), peer.clone(), activity.request(http2));
             // hyper keeps room for this future as long as the connection lives: in a box it takes none while there is no request.
             Box::pin(async move {
                 let http1 = request.version() < Version::HTTP_2;
                 let mut response = pipeline::serve(service.gateway.clone(), peer, request).await;
                 // Asked as late as can be: the next request on this connection might find it closed.
-                if http1 && service.stopping.is_cancelled() {
+                if http1 && service.stopping.has_begun() {
                     response
                         .headers_mut()
                         .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -252,11 +256,18 @@ enum Left {
     Resting,
 }
 
+/// What [`Watch`] waits for.
+enum Event {
+    Ended(hyper::Result<()>),
+    Alarm,
+    Stopping,
+}
+
 /// Ends a connection that does nothing for too long, or that is idle when the process stops.
 struct Watch<'a> {
     activity: &'a Activity,
     limits: ActivityLimits,
-    stopping: &'a CancellationToken,
+    stopping: &'a Stopping,
 }
 
 impl Watch<'_> {
@@ -273,26 +284,48 @@ impl Watch<'_> {
         let pause = limits
             .head
             .min(if limits.http2 { LOOK_AFTER } else { PARK_AFTER });
-        let mut wake = Instant::now() + pause.min(limits.idle);
+        let mut alarm = pin!(sleep(pause.min(limits.idle)));
+        let mut begun = pin!(self.stopping.begun());
         loop {
-            tokio::select! {
+            let mut asked = false;
+            let event = poll_fn(|cx| {
                 // The connection first: it is what all this is for.
-                biased;
-                ended = connection.as_mut() => return ended.map(|()| Left::Over),
-                () = sleep_until(wake) => match self.activity.allowed_until(&limits) {
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(Event::Ended(ended));
+                }
+                // The others are asked once to wake this task. From then on it is enough, and takes no lock that all connections
+                // share, to look whether they did.
+                if !asked && has_budget_remaining() {
+                    asked = true;
+                    let _ = alarm.as_mut().poll(cx);
+                    if !stopping {
+                        let _ = begun.as_mut().poll(cx);
+                    }
+                } else if !asked {
+                    cx.waker().wake_by_ref();
+                }
+                match (!stopping && self.stopping.has_begun(), alarm.is_elapsed()) {
+                    (true, _) => Poll::Ready(Event::Stopping),
+                    (false, true) => Poll::Ready(Event::Alarm),
+                    (false, false) => Poll::Pending,
+                }
+            });
+            let wake = match event.await {
+                Event::Ended(ended) => return ended.map(|()| Left::Over),
+                Event::Alarm => match self.activity.allowed_until(&limits) {
                     Some(_) if !limits.http2 && !stopping && self.activity.rests(PARK_AFTER) => {
                         return Ok(Left::Resting);
                     }
                     // A head may begin meanwhile, and has less time.
-                    Some(until) => wake = until.min(Instant::now() + pause),
+                    Some(until) => until.min(Instant::now() + pause),
                     None if closing => return Ok(Left::Over),
                     None => {
                         closing = true;
                         close(connection.as_mut());
-                        wake = Instant::now() + CLOSING_GRACE;
+                        Instant::now() + CLOSING_GRACE
                     }
                 },
-                () = self.stopping.cancelled(), if !stopping => {
+                Event::Stopping => {
                     stopping = true;
                     limits.first = CLOSING_GRACE;
                     limits.idle = CLOSING_GRACE;
@@ -300,9 +333,10 @@ impl Watch<'_> {
                         // GOAWAY tells the sender which requests were taken.
                         close(connection.as_mut());
                     }
-                    wake = Instant::now() + CLOSING_GRACE;
+                    Instant::now() + CLOSING_GRACE
                 }
-            }
+            };
+            alarm.as_mut().reset(wake);
         }
     }
 
@@ -315,7 +349,7 @@ impl Watch<'_> {
             biased;
             begins = transport.begins() => return begins.unwrap_or(false),
             () = sleep_until(until) => return false,
-            () = self.stopping.cancelled() => {}
+            () = self.stopping.begun() => {}
         }
         let last_chance = timeout(CLOSING_GRACE, transport.begins()).await;
         matches!(last_chance, Ok(Ok(true)))

@@ -2,6 +2,7 @@
 
 mod accept;
 mod connection;
+mod stopping;
 mod tls;
 mod transport;
 
@@ -16,8 +17,8 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::connection::Service;
 pub use self::tls::server_config;
+use self::{connection::Service, stopping::Stopping};
 use crate::{admin, config::Config, listen::Listener, pipeline::Gateway};
 
 /// A gateway with its sockets bound.
@@ -62,7 +63,7 @@ impl Server {
             tls: tls.map(|tls| TlsAcceptor::from(Arc::new(tls))),
             limits: config.limits.clone(),
             trusted_proxies: config.server.trusted_proxies.clone(),
-            stopping: stopping.clone(),
+            stopping: Stopping::default(),
         };
         Ok(Self {
             service: Arc::new(service),
@@ -101,7 +102,6 @@ impl Server {
                 self.service.clone(),
                 places.clone(),
                 connections.clone(),
-                self.stopping.clone(),
             ));
         }
         // Health and metrics stay to be seen until the last request is answered.
@@ -114,6 +114,7 @@ impl Server {
             ))
         });
         self.stopping.cancelled().await;
+        self.service.stopping.begin();
         accepting.close();
         accepting.wait().await;
         connections.close();

@@ -69,11 +69,14 @@ impl Activity {
     }
 
     /// A request's head is here. Drop what is returned when its answer is out.
-    pub(super) fn request(self: &Arc<Self>) -> Busy {
+    ///
+    /// On HTTP/1.1 an answer that is not taken blocks the socket; on HTTP/2 it may not, so there each piece is followed.
+    pub(super) fn request(self: &Arc<Self>, http2: bool) -> Busy {
         self.requests.fetch_add(1, Relaxed);
         self.served.store(true, Relaxed);
         Busy {
             activity: self.clone(),
+            http2,
             offers: false,
         }
     }
@@ -141,12 +144,16 @@ pub(super) struct ActivityLimits {
 /// Marks a request as being served.
 pub(super) struct Busy {
     activity: Arc<Activity>,
+    http2: bool,
     offers: bool,
 }
 
 impl Busy {
     /// Tells whether a piece of the answer lies ready for the other side, or has yet to come from the upstream.
     pub(super) fn offers(&mut self, offers: bool) {
+        if !self.http2 {
+            return;
+        }
         self.activity.moved_at.store(self.activity.now(), Relaxed);
         if offers != self.offers {
             self.offers = offers;

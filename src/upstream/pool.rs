@@ -67,11 +67,12 @@ impl Pool {
 
     /// A connection from earlier that is open at this moment, if there is one; the one used last comes first.
     pub(super) fn reuse(self: &Arc<Self>) -> Option<Checkout> {
+        let now = Instant::now();
         let mut state = self.state();
         if let Some(shared) = &mut state.http2
             && !shared.sender.is_closed()
         {
-            shared.until = Instant::now() + self.keep_alive;
+            shared.until = now + self.keep_alive;
             return Some(Checkout {
                 link: Link::Http2(shared.sender.clone()),
                 patience: Patience::new(),
@@ -86,7 +87,7 @@ impl Pool {
             until,
         }) = state.idle.pop()
         {
-            if connection.is_usable() && until > Instant::now() {
+            if connection.is_usable() && until > now {
                 return Some(Checkout {
                     link: Link::Http1(connection),
                     patience,
