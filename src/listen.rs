@@ -24,6 +24,9 @@ use crate::config::ListenAddr;
 /// Connections that the kernel completes ahead of us.
 const BACKLOG: i32 = 4096;
 
+/// So little is cheaper to copy into one buffer than to hand to the system as a list.
+const GATHER_BYTES_MAX: usize = 2048;
+
 /// A bound socket.
 pub enum Listener {
     /// TCP
@@ -206,11 +209,18 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match parts {
-            // The system has less to do for one buffer than for a list of one.
-            [only] => self.stream().poll_write(cx, only),
-            parts => self.stream().poll_write_vectored(cx, parts),
+        let len: usize = parts.iter().map(|part| part.len()).sum();
+        if len > GATHER_BYTES_MAX {
+            return self.stream().poll_write_vectored(cx, parts);
         }
+        let mut gathered = [0; GATHER_BYTES_MAX];
+        let mut rest = &mut gathered[..];
+        for part in parts {
+            let (to, behind) = rest.split_at_mut(part.len());
+            to.copy_from_slice(part);
+            rest = behind;
+        }
+        self.stream().poll_write(cx, &gathered[..len])
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -253,7 +253,7 @@ impl BodyWriter {
         Ok(RawBody {
             spooled: match self.place {
                 Place::Memory => None,
-                Place::Spool(spool) => Some(Box::pin(spool.finish()).await?),
+                Place::Spool(spool) => Some(Box::new(Box::pin(spool.finish()).await?)),
                 Place::Lost => return Err(lost()),
             },
             chunks: self.memory.chunks,
@@ -353,7 +353,8 @@ impl Memory {
 pub struct RawBody {
     chunks: Vec<Chunk>,
     hold: Hold,
-    spooled: Option<Spooled>,
+    /// In a box, as is the reader below: rare, and large beside the rest.
+    spooled: Option<Box<Spooled>>,
     len: u64,
 }
 
@@ -378,7 +379,7 @@ impl RawBody {
         BodyStream {
             chunks: self.chunks.into_iter(),
             hold: self.hold,
-            reader: self.spooled.map(Spooled::into_reader),
+            reader: self.spooled.map(|spooled| Box::new(spooled.into_reader())),
             remaining: self.len,
         }
     }
@@ -391,7 +392,7 @@ impl RawBody {
 pub struct BodyStream {
     chunks: vec::IntoIter<Chunk>,
     hold: Hold,
-    reader: Option<Reader>,
+    reader: Option<Box<Reader>>,
     remaining: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ pub struct UpstreamBody {
     /// The upstream is silent, and the time for that runs.
     silent: bool,
     /// Why it ended early, to be told when it is asked for again.
-    fault: Option<hyper::Error>,
+    fault: Option<ResponseError>,
 }
 
 /// Why a response body ended early.
@@ -62,8 +62,25 @@ impl UpstreamBody {
         let http2 = self
             .checkout
             .as_ref()
-            .is_some_and(|checkout| matches!(checkout.sender, Sender::Http2(_)));
+            .is_some_and(|checkout| matches!(checkout.link, Link::Http2(_)));
         http2 && !self.incoming.is_end_stream() && self.incoming.size_hint().exact() != Some(0)
+    }
+
+    /// The next frame: one that has come already, or what the connection brings if it is driven.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let mut incoming = Pin::new(&mut self.incoming);
+        if let Some(Checkout {
+            link: Link::Http1(connection),
+            ..
+        }) = &mut self.checkout
+        {
+            let mut nobody = Context::from_waker(Waker::noop());
+            if let Poll::Ready(frame) = incoming.as_mut().poll_frame(&mut nobody) {
+                return Poll::Ready(frame);
+            }
+            connection.drive(cx);
+        }
+        incoming.poll_frame(cx)
     }
 
     fn give_back(&mut self) {
@@ -84,33 +101,27 @@ impl Body for UpstreamBody {
         let this = &mut *self;
         if let Some(fault) = this.fault.take() {
             this.checkout = None;
-            return Poll::Ready(Some(Err(ResponseError::Broken(fault))));
+            return Poll::Ready(Some(Err(fault)));
         }
-        if let Some(Checkout {
-            link: Link::Http1(connection),
-            ..
-        }) = &mut this.checkout
-        {
-            connection.drive(cx);
-        }
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+        if let Poll::Ready(frame) = this.poll_incoming(cx) {
             this.silent = false;
-            match &frame {
-                Some(Ok(_)) => this.give_back_if_ended(),
-                None if this.ended_early() => {
-                    this.checkout = None;
-                    return Poll::Ready(Some(Err(ResponseError::Reset)));
+            let fault = match frame {
+                Some(Ok(frame)) => {
+                    this.give_back_if_ended();
+                    return Poll::Ready(Some(Ok(frame)));
                 }
-                None => this.give_back(),
-                Some(Err(_)) => {
-                    // Whoever asks drops what it has not written yet when it hears of a fault: this lets it write first, so
-                    // that the sender sees as much of the answer as came.
-                    this.fault = frame.and_then(Result::err);
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
+                None if !this.ended_early() => {
+                    this.give_back();
+                    return Poll::Ready(None);
                 }
-            }
-            return Poll::Ready(frame.map(|frame| frame.map_err(ResponseError::Broken)));
+                None => ResponseError::Reset,
+                Some(Err(error)) => ResponseError::Broken(error),
+            };
+            // Whoever asks drops what it has not written yet when it hears of a fault: this lets it write first, so that the
+            // sender sees as much of the answer as came.
+            this.fault = Some(fault);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         if let Some(Checkout { patience, .. }) = &mut this.checkout {
             if !this.silent {
