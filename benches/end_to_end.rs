@@ -1,6 +1,9 @@
-//! What a request costs over the wire: the gateway against a bare hyper proxy that does nothing but buffer and pass on.
+//! What a request costs over the wire: the gateway against a bare hyper proxy that does the same job by the shortest way: buffer,
+//! check the HMAC in constant time, add the mark, pass on. "bare" has hyper-util's pool of upstream connections, as every proxy
+//! needs one; "no pool" is the floor below that, with one upstream connection for each sender.
 //!
-//! `cargo bench --bench end_to_end`. Both run as processes of their own with one worker thread, over loopback, on plaintext
+//! `cargo bench --bench end_to_end`. To profile one part alone: `--upstream`, `--bare UPSTREAM`, `--no-pool UPSTREAM` and
+//! `--load PROXY BYTES REQUESTS` start them. All run as processes of their own with one worker thread, over loopback, on plaintext
 //! HTTP/1.1 with kept connections. Sender and upstream live in this process; only the proxies' CPU time is counted. The two take
 //! turns in every round, and what is printed is the median over the rounds, so that a noisy machine disturbs both alike.
 
@@ -15,13 +18,19 @@ use std::{
 
 use bytes::Bytes;
 use countersign::{clock::UnixTime, scheme::catalogue, secret::Secret};
-use http::{Request, Response, Uri};
+use data_encoding::HEXLOWER;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use http::{HeaderValue, Request, Response, Uri, uri::Scheme};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     body::Incoming, client::conn::http1 as client, server::conn::http1 as server,
     service::service_fn,
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo},
+};
+use sha2::Sha256;
 use tokio::{net::TcpListener, sync::Mutex};
 
 const ROUNDS: usize = 9;
@@ -31,18 +40,42 @@ const SECRET: &str = "end-to-end bench";
 fn main() {
     let mut args = env::args().skip(1);
     match (args.next().as_deref(), args.next()) {
-        (Some("--bare"), Some(upstream)) => bare(upstream.parse().expect("an address follows")),
+        (Some("--bare"), Some(upstream)) => bare(upstream.parse().expect("an address"), true),
+        (Some("--no-pool"), Some(upstream)) => bare(upstream.parse().expect("an address"), false),
+        (Some("--upstream"), _) => {
+            println!("{}", upstream());
+            thread::park();
+        }
+        (Some("--load"), Some(proxy)) => {
+            let mut number = || {
+                let word = args.next().expect("a number follows");
+                word.parse().expect("it is a number")
+            };
+            let (size, requests) = (number(), number());
+            load(
+                proxy.parse().expect("an address"),
+                &delivery(size),
+                requests,
+            );
+        }
         _ => compare(),
     }
 }
 
-/// The floor: hyper on both sides, the body whole in between, one upstream connection for each downstream one.
-fn bare(upstream: SocketAddr) {
+/// Hyper on both sides, the body whole in between. Nothing that a gateway needs beside that: no routes, no limits, no timers, no
+/// request id, no spelling of names, no metrics.
+fn bare(upstream: SocketAddr, pooled: bool) {
+    let keyed = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length is a key");
+    let keyed: &Hmac<Sha256> = Box::leak(Box::new(keyed));
     block_on(async move {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
             .await
             .expect("a free port");
         println!("{}", listener.local_addr().expect("it is bound"));
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let pool = Client::builder(TokioExecutor::new()).build(connector);
+        let pool: &Client<HttpConnector, Full<Bytes>> = Box::leak(Box::new(pool));
         loop {
             let Ok((stream, _)) = listener.accept().await else {
                 return;
@@ -51,8 +84,28 @@ fn bare(upstream: SocketAddr) {
             let sender: &Mutex<Option<client::SendRequest<Full<Bytes>>>> =
                 Box::leak(Box::default());
             let service = service_fn(move |request: Request<Incoming>| async move {
-                let (parts, body) = request.into_parts();
+                let (mut parts, body) = request.into_parts();
                 let body = body.collect().await.expect("the sender is ours").to_bytes();
+                let tag = parts
+                    .headers
+                    .get("x-cv-signature")
+                    .and_then(|tag| HEXLOWER.decode(tag.as_bytes()).ok());
+                let mut mac = keyed.clone();
+                mac.update(&body);
+                mac.verify_slice(&tag.expect("the sender is ours"))
+                    .expect("the sender is ours");
+                parts.headers.insert(
+                    "countersign-verified",
+                    HeaderValue::from_static("carevalidate"),
+                );
+                if pooled {
+                    let mut uri = parts.uri.into_parts();
+                    uri.scheme = Some(Scheme::HTTP);
+                    uri.authority = upstream.to_string().parse().ok();
+                    parts.uri = Uri::from_parts(uri).expect("it is whole");
+                    let answer = pool.request(Request::from_parts(parts, Full::new(body)));
+                    return Ok(answer.await.expect("the upstream is ours"));
+                }
                 let mut sender = sender.lock().await;
                 if sender.is_none() {
                     let stream = tokio::net::TcpStream::connect(upstream)
@@ -132,10 +185,10 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    fn bare(upstream: SocketAddr) -> Self {
+    fn bare(name: &'static str, how: &str, upstream: SocketAddr) -> Self {
         let this = env::current_exe().expect("this program has a path");
         let mut child = Command::new(this)
-            .args(["--bare", &upstream.to_string()])
+            .args([how, &upstream.to_string()])
             .stdout(Stdio::piped())
             .spawn()
             .expect("it starts");
@@ -144,7 +197,7 @@ impl Proxy {
             .read_line(&mut line)
             .expect("it says where it listens");
         Self {
-            name: "bare",
+            name,
             child,
             address: line.trim().parse().expect("an address"),
         }
@@ -206,13 +259,18 @@ impl Proxy {
     /// Microseconds of CPU per request.
     fn measure(&self, request: &[u8], requests: usize) -> f64 {
         let before = self.cpu();
-        thread::scope(|scope| {
-            for _ in 0..SENDERS {
-                scope.spawn(|| send(self.address, request, requests / SENDERS));
-            }
-        });
+        load(self.address, request, requests);
         (self.cpu() - before) as f64 / 1000.0 / requests as f64
     }
+}
+
+/// Sends so many requests from all senders together.
+fn load(address: SocketAddr, request: &[u8], requests: usize) {
+    thread::scope(|scope| {
+        for _ in 0..SENDERS {
+            scope.spawn(|| send(address, request, requests / SENDERS));
+        }
+    });
 }
 
 /// Sends one request over and over on one connection; every answer must be 200.
@@ -259,7 +317,8 @@ fn delivery(size: usize) -> Vec<u8> {
 fn compare() {
     let upstream = upstream();
     let proxies = [
-        Proxy::bare(upstream),
+        Proxy::bare("bare", "--bare", upstream),
+        Proxy::bare("no pool", "--no-pool", upstream),
         Proxy::countersign("no request log", upstream, "warn"),
         Proxy::countersign("request log", upstream, "info"),
     ];
@@ -267,8 +326,8 @@ fn compare() {
         "CPU per request: median of {ROUNDS} rounds, ratios to the bare proxy in the same round"
     );
     println!(
-        "{:>10} {:>11} {:>22} {:>22}",
-        "body", "bare", "countersign", "with request log"
+        "{:>10} {:>11} {:>22} {:>22} {:>22}",
+        "body", "bare", "no pool", "countersign", "with request log"
     );
     for (size, requests) in [
         (1 << 10, 12_000),
@@ -277,8 +336,8 @@ fn compare() {
         (1 << 20, 400),
     ] {
         let request = delivery(size);
-        let mut costs = [const { Vec::new() }; 3];
-        let mut ratios = [const { Vec::new() }; 3];
+        let mut costs = [const { Vec::new() }; 4];
+        let mut ratios = [const { Vec::new() }; 4];
         for round in 0..=ROUNDS {
             let measured = proxies
                 .each_ref()
@@ -291,12 +350,14 @@ fn compare() {
                 }
             }
         }
-        let [bare, quiet, logging] = costs.map(median);
-        let [_, quiet_ratio, logging_ratio] = ratios.map(median);
-        println!(
-            "{:>6} KiB {bare:>8.1} µs {quiet:>11.1} µs {quiet_ratio:>7.2} {logging:>11.1} µs {logging_ratio:>7.2}",
-            size / 1024
-        );
+        print!("{:>6} KiB", size / 1024);
+        for (place, (cost, ratio)) in costs.into_iter().zip(ratios).enumerate() {
+            print!(" {:>8.1} µs", median(cost));
+            if place > 0 {
+                print!("   x {:>5.2}", median(ratio));
+            }
+        }
+        println!();
     }
     for proxy in &proxies {
         let status =
