@@ -23,6 +23,10 @@ pub(super) struct Http1 {
     /// `None` when the connection has ended.
     driver: Option<Driver>,
     watch: SocketWatch,
+    /// Nothing of the request that was handed over has gone out yet, so there can be no answer.
+    is_fresh: bool,
+    /// The connection keeps a waker, and would wake its task at the next request, whoever sends it.
+    holds_waker: bool,
 }
 
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
@@ -37,11 +41,14 @@ impl Http1 {
             sender,
             driver: Some(Box::pin(driver)),
             watch,
+            is_fresh: false,
+            holds_waker: false,
         }
     }
 
     /// Hands a request over. Nothing of it moves yet.
     pub(super) fn begin(&mut self, request: Request<BodyStream>) -> Answer {
+        self.is_fresh = true;
         Box::pin(unconstrained(self.sender.try_send_request(request)))
     }
 
@@ -51,15 +58,27 @@ impl Http1 {
         answer: &mut Answer,
         cx: &mut Context<'_>,
     ) -> Poll<<Answer as Future>::Output> {
+        // Only driving the connection, just before, can have made it ready: no waker is needed to tell of it.
+        let mut poll = || {
+            answer
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+        };
+        if !self.is_fresh {
+            // Without a waker first, for it would be woken in vain when the body of the answer is asked for.
+            self.drive_silently();
+            if let Poll::Ready(answer) = poll() {
+                return Poll::Ready(answer);
+            }
+        }
+        self.is_fresh = false;
         self.drive(cx);
-        // Only `drive`, just now, can have made it ready: no waker is needed to tell of it.
-        answer
-            .as_mut()
-            .poll(&mut Context::from_waker(Waker::noop()))
+        poll()
     }
 
-    /// Moves bytes as far as the socket goes.
+    /// Moves bytes as far as the socket goes, and wakes when it goes on.
     pub(super) fn drive(&mut self, cx: &mut Context<'_>) {
+        self.holds_waker = true;
         // How it ended, the request on it learns by itself.
         if let Some(driver) = &mut self.driver
             && driver.as_mut().poll(cx).is_ready()
@@ -68,9 +87,16 @@ impl Http1 {
         }
     }
 
-    /// Finishes the exchange as far as goes at once, and leaves no waker behind that a next request would wake.
-    pub(super) fn settle(&mut self) {
+    fn drive_silently(&mut self) {
         self.drive(&mut Context::from_waker(Waker::noop()));
+        self.holds_waker = false;
+    }
+
+    /// Finishes the exchange as far as goes at once, and leaves no waker behind.
+    pub(super) fn settle(&mut self) {
+        if self.holds_waker || !self.is_ready() {
+            self.drive_silently();
+        }
     }
 
     /// Whether the exchange is over and another may begin.

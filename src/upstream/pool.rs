@@ -67,12 +67,11 @@ impl Pool {
 
     /// A connection from earlier that is open at this moment, if there is one; the one used last comes first.
     pub(super) fn reuse(self: &Arc<Self>) -> Option<Checkout> {
-        let now = Instant::now();
         let mut state = self.state();
         if let Some(shared) = &mut state.http2
             && !shared.sender.is_closed()
         {
-            shared.until = now + self.keep_alive;
+            shared.until = Instant::now() + self.keep_alive;
             return Some(Checkout {
                 link: Link::Http2(shared.sender.clone()),
                 patience: Patience::new(),
@@ -81,13 +80,14 @@ impl Pool {
                 _share: Some(shared.users.clone()),
             });
         }
+        // The sweep has dropped those whose time is over.
         while let Some(Idle {
             connection,
             patience,
-            until,
+            ..
         }) = state.idle.pop()
         {
-            if connection.is_usable() && until > now {
+            if connection.is_usable() {
                 return Some(Checkout {
                     link: Link::Http1(connection),
                     patience,
