@@ -177,7 +177,10 @@ def wrap(scheme, signatures, timestamp, params=None):
     if form == "kv-list":
         items = [scheme["at_key"] + scheme["kv"] + timestamp] if scheme.get("at_key") else []
         items += [scheme["sig"] + scheme["kv"] + s for s in signatures]
-        return scheme["sep"].join(items)
+        if scheme["provider"] == "ghost":
+            items.reverse()  # it writes the time last
+        blank = " " if scheme["provider"] in ("ghost", "workos") else ""
+        return (scheme["sep"] + blank).join(items)
     if form == "positional-list":
         return scheme["sep"].join([timestamp] + signatures)
     raise ValueError(form)

@@ -383,7 +383,7 @@ def worldpay(scheme):
 def mercado(scheme):
     secret, out = secret_for(scheme), []
     for n, (name, query, request_id, stamp) in enumerate([
-            ("default-1", "?data.id=ABC123Def&type=payment", "c7a3-req", str(SENT)), ("default-no-request-id", "?data.id=98765&type=payment", None, str(SENT)),
+            ("default-1", "?data.id=abc123def&type=payment", "c7a3-req", str(SENT)), ("default-mixed-case-id", "?data.id=ABC123Def&type=payment", "c7a6-req", str(SENT)), ("default-no-request-id", "?data.id=98765&type=payment", None, str(SENT)),
             ("default-no-data-id", "?type=test", "c7a4-req", str(SENT)), ("default-milliseconds", "?type=payment&data.id=1", "c7a5-req", f"{SENT}123")], 1):
         body = compact({"action": "payment.updated", "data": {"id": "ABC123Def"}, "user": "José Ñandú"})
         case = Case(scheme, n, body=body, url=url_of(scheme, query), time=stamp)
