@@ -83,6 +83,12 @@ judge("cashfree", "cashfree-pg", "Cashfree.PGVerifyWebhookSignature", (r) => {
   const { Cashfree, CFEnvironment } = require("cashfree-pg");
   return ok(new Cashfree(CFEnvironment?.SANDBOX, "id", r.secret).PGVerifyWebhookSignature(r.h("x-webhook-signature"), r.body, r.h("x-webhook-timestamp")));
 });
+judge("chargebee", "chargebee", "basicAuthValidator", async (r) => {
+  const { basicAuthValidator } = require("chargebee");
+  const at = r.secret.indexOf(":");
+  await basicAuthValidator((u, p) => u === r.secret.slice(0, at) && p === r.secret.slice(at + 1))(r.headers);
+  return true;
+}, { unsigned_body: true });
 judge("clerk", "@clerk/backend", "verifyWebhook", async (r) => {
   const { verifyWebhook } = await import("@clerk/backend/webhooks");
   return ok(await verifyWebhook(new Request("https://hooks.example.org/", { method: "POST", headers: r.headers, body: r.body }), { signingSecret: r.secret }));
@@ -458,6 +464,11 @@ judge("saleor", "jose", "flattenedVerify (b64 = false)", async (r) => {
   const [head, , signature] = r.h("saleor-signature").split(".");
   await jose.flattenedVerify({ protected: head, payload: r.raw, signature }, jose.createLocalJWKSet(keyset(r)), { crit: { b64: true } });
   return true;
+}, { official: false });
+judge("mailchannels", "mailchannels-sdk", "webhooks.verify", async (r) => {
+  const { MailChannels } = await import("mailchannels-sdk");
+  const publicKey = r.fetched ? JSON.parse(Object.values(r.fetched)[0]).key : r.secret;
+  return new MailChannels("x").webhooks.verify({ payload: r.body, headers: r.headers, publicKey });
 }, { official: false });
 judge("mailchannels", "http-message-signatures", "httpbis.verifyMessage", async (r) => {
   const { httpbis } = require("http-message-signatures");
