@@ -11,7 +11,7 @@ use serde::{
 
 use crate::scheme::{
     SchemeSpec,
-    spec::{SignatureSpec, TimestampSpec},
+    spec::{FetchSpec, IdSpec, ListSpec, SecretSpec, SignatureSpec, TimestampSpec},
 };
 
 /// What holds where nobody says otherwise.
@@ -319,7 +319,11 @@ pub fn known_keys() -> Vec<String> {
     add("route.secrets.", fields::<RawSecret>());
     add("route.scheme.", fields::<SchemeSpec>());
     add("route.scheme.signature.", fields::<SignatureSpec>());
+    add("route.scheme.signature.list.", fields::<ListSpec>());
     add("route.scheme.timestamp.", fields::<TimestampSpec>());
+    add("route.scheme.id.", fields::<IdSpec>());
+    add("route.scheme.secret.", fields::<SecretSpec>());
+    add("route.scheme.fetch.", fields::<FetchSpec>());
     keys
 }
 

@@ -7,11 +7,31 @@ use super::{
     spec::{ProviderSpec, SchemeSpec},
 };
 
-/// Provider id and file, in alphabetical order.
-const FILES: [(&str, &str); 1] = [(
-    "carevalidate",
-    include_str!("../../config/providers/carevalidate.toml"),
-)];
+macro_rules! files {
+    ($($id:literal)*) => {
+        &[$(($id, include_str!(concat!("../../config/providers/", $id, ".toml")))),*]
+    };
+}
+
+/// Provider id and file, in alphabetical order. One line for each file.
+const FILES: &[(&str, &str)] = files! {
+    "adyen"
+    "aws-sns"
+    "carevalidate"
+    "discord"
+    "docusign"
+    "github"
+    "hubspot"
+    "mailgun"
+    "plaid"
+    "sendgrid"
+    "shopify"
+    "slack"
+    "square"
+    "standard-webhooks"
+    "stripe"
+    "twilio"
+};
 
 /// One entry: its id and its file's content.
 pub struct Provider {
@@ -26,11 +46,26 @@ pub struct Provider {
 /// # Panics
 /// If a file is not valid. A test reads them all, so that no build with such a file passes.
 pub fn providers() -> impl Iterator<Item = Provider> {
-    FILES.iter().map(|(id, text)| Provider {
+    FILES.iter().map(|(id, text)| read(id, text))
+}
+
+/// The provider of this id.
+///
+/// # Panics
+/// As [`providers`].
+pub fn provider(id: &str) -> Option<Provider> {
+    FILES
+        .iter()
+        .find(|(known, _)| *known == id)
+        .map(|(id, text)| read(id, text))
+}
+
+fn read(id: &'static str, text: &str) -> Provider {
+    Provider {
         id,
         spec: toml::from_str(text)
             .unwrap_or_else(|error| panic!("config/providers/{id}.toml: {error}")),
-    })
+    }
 }
 
 /// Every name that [`find`] takes: `carevalidate`, `carevalidate:custom-header`, and `none`.
@@ -38,30 +73,30 @@ pub fn names() -> Vec<String> {
     let mut names = vec![Scheme::NONE.to_owned()];
     for provider in providers() {
         for scheme in provider.spec.scheme.keys() {
-            names.push(full_name(provider.id, scheme));
+            names.push(if scheme == provider.spec.default_scheme() {
+                provider.id.to_owned()
+            } else {
+                format!("{}:{scheme}", provider.id)
+            });
         }
     }
     names
 }
 
-fn full_name(provider: &str, scheme: &str) -> String {
-    if scheme == "default" {
-        provider.to_owned()
-    } else {
-        format!("{provider}:{scheme}")
+/// Provider id and scheme of a name; no scheme: the provider's default.
+pub fn split(name: &str) -> (&str, Option<&str>) {
+    match name.split_once(':') {
+        Some((provider, scheme)) => (provider, Some(scheme)),
+        None => (name, None),
     }
-}
-
-/// Provider id and scheme of a name: `carevalidate` is `carevalidate` and `default`.
-pub fn split(name: &str) -> (&str, &str) {
-    name.split_once(':').unwrap_or((name, "default"))
 }
 
 /// The written scheme behind a name such as `carevalidate` or `carevalidate:custom-header`.
 pub fn find(name: &str) -> Option<SchemeSpec> {
     let (provider, scheme) = split(name);
-    let mut provider = providers().find(|known| known.id == provider)?;
-    provider.spec.scheme.remove(scheme)
+    let mut spec = self::provider(provider)?.spec;
+    let scheme = scheme.unwrap_or(spec.default_scheme()).to_owned();
+    spec.scheme.remove(&scheme)
 }
 
 /// Looks a scheme up by name and compiles it.
