@@ -115,11 +115,10 @@ fn keys(config: &RouteConfig, findings: &mut Vec<Finding>) -> Vec<crate::route::
                         ),
                     );
                 }
-                keys.push(crate::route::RouteKey::new(
-                    config,
-                    secret,
-                    config.scheme.key(&loaded.secret),
-                ));
+                match config.scheme.key(&loaded.secret) {
+                    Ok(key) => keys.push(crate::route::RouteKey::new(config, secret, key)),
+                    Err(error) => found(true, format!("{} {error}", secret.source)),
+                }
             }
             Err(error) => found(true, format!("{} {}", secret.source, Chain(&error))),
         }

@@ -72,15 +72,16 @@ async fn handle(
     if keys.is_empty() && route.scheme.needs_secret() {
         return Err(Rejection::NoUsableSecret);
     }
+    let url = route.scheme.signs_url().then(|| head.own_url());
     let claim = route
         .scheme
-        .claim(&head.headers, received.at)
+        .claim(&head.view(url.as_deref()), received.at)
         .map_err(|error| Rejection::NotVerified {
             fault: SignatureFault::Claim(error),
             status: route.reject_status,
         })?;
 
-    let request = receive::collect(received, route, claim, keys, &s.bodies, s.pace).await?;
+    let request = receive::collect(received, route, claim, keys, url, &s.bodies, s.pace).await?;
     event.body_received(&request);
 
     let verified = verify::verify(request)?;

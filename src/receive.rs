@@ -12,11 +12,11 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use crate::{
-    body::{BodyStore, RawBody},
+    body::{BodyStore, RawBody, WholeBody},
     clock::UnixTime,
     reject::Rejection,
     route::Route,
-    scheme::{Check, Claim},
+    scheme::{Check, Claim, RequestHead, WHOLE_BODY_MAX},
 };
 
 /// Who sent the request, as far as the connection tells. One for all requests of a connection.
@@ -153,6 +153,28 @@ impl Head {
     }
 }
 
+impl Head {
+    /// What a scheme may see of it. `url` is the public URL, where the scheme signs it.
+    pub fn view<'a>(&'a self, url: Option<&'a str>) -> RequestHead<'a> {
+        RequestHead {
+            method: &self.method,
+            target: self
+                .target
+                .path_and_query()
+                .map_or("/", |target| target.as_str()),
+            headers: &self.headers,
+            url,
+        }
+    }
+
+    /// The URL by which the request came, as far as this end can tell.
+    pub fn own_url(&self) -> String {
+        let scheme = if self.peer.tls { "https" } else { "http" };
+        let host = String::from_utf8_lossy(self.host.as_bytes());
+        format!("{scheme}://{host}{}", self.view(None).target)
+    }
+}
+
 /// The one host that the request names.
 fn host_of(
     headers: &HeaderMap,
@@ -224,6 +246,10 @@ pub(crate) struct Parts<'s> {
     pub(crate) keys: Vec<usize>,
     /// The time that the sender says it signed at.
     pub(crate) signed_at: Option<UnixTime>,
+    /// The public URL, where the scheme signs it.
+    pub(crate) url: Option<String>,
+    /// The body in one piece, where the check has to look into it.
+    pub(crate) whole: Option<WholeBody>,
 }
 
 impl<'s> Unverified<'s> {
@@ -264,11 +290,15 @@ pub async fn collect<'s>(
     route: &'s Route,
     claim: Claim,
     keys: Vec<usize>,
+    url: Option<String>,
     bodies: &BodyStore,
     pace: Pace,
 ) -> Result<Unverified<'s>, Rejection> {
     let Received { head, body, id, at } = received;
-    let limit = route.body_bytes_max;
+    let limit = match route.scheme.needs_whole_body() {
+        true => route.body_bytes_max.min(WHOLE_BODY_MAX),
+        false => route.body_bytes_max,
+    };
     // Before the first byte, and so before `100 Continue` is sent.
     if body.size_hint().lower() > limit {
         return Err(Rejection::BodyTooLarge { limit });
@@ -286,7 +316,15 @@ pub async fn collect<'s>(
         check.update(&piece);
         writer.push(piece).await.map_err(Rejection::Store)?;
     }
-    let body = writer.finish().await.map_err(Rejection::Store)?;
+    let mut body = writer.finish().await.map_err(Rejection::Store)?;
+    let whole = match check.needs_body() {
+        true => Some(
+            Box::pin(body.read_whole())
+                .await
+                .map_err(Rejection::Store)?,
+        ),
+        false => None,
+    };
     Ok(Unverified {
         parts: Parts {
             route,
@@ -297,6 +335,8 @@ pub async fn collect<'s>(
             check,
             keys,
             signed_at,
+            url,
+            whole,
         },
     })
 }

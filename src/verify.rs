@@ -10,7 +10,7 @@ use crate::{
     receive::{Head, Parts, Unverified},
     reject::{Rejection, SignatureFault},
     route::Route,
-    scheme::Verdict,
+    scheme::{Request, Verdict},
 };
 
 /// A request whose signature holds, or that its route lets pass unsigned by the operator's written word.
@@ -68,13 +68,31 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
         body,
         check,
         keys,
-        signed_at,
+        mut signed_at,
+        url,
+        whole,
     } = request.into_parts();
     let mismatch = || Rejection::NotVerified {
         fault: SignatureFault::Mismatch,
         status: route.reject_status,
     };
-    let standing = match check.finish() {
+    let verdict = match whole {
+        None => check.finish(),
+        Some(whole) => {
+            let (verdict, time) = check
+                .finish_whole(&Request {
+                    head: head.view(url.as_deref()),
+                    body: whole.as_ref(),
+                })
+                .map_err(|error| Rejection::NotVerified {
+                    fault: SignatureFault::Claim(error),
+                    status: route.reject_status,
+                })?;
+            signed_at = time.or(signed_at);
+            verdict
+        }
+    };
+    let standing = match verdict {
         Verdict::Match(place) => Standing::Proven(Proof {
             key: *keys.get(place).ok_or_else(mismatch)?,
             signed_at,

@@ -374,6 +374,44 @@ impl RawBody {
         self.spooled.is_some()
     }
 
+    /// The whole body at once, for a check that has to look into it. What is copied for that is counted against the budget.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`] if there is no room for the copy, or what reading a spool file can end with.
+    ///
+    /// # Cancel safety
+    /// The body is lost if the future is dropped before its end.
+    pub async fn read_whole(&mut self) -> Result<WholeBody, StoreError> {
+        if self.spooled.is_none() && self.chunks.len() < 2 {
+            return Ok(WholeBody {
+                bytes: self
+                    .chunks
+                    .first()
+                    .map(|chunk| chunk.bytes.clone())
+                    .unwrap_or_default(),
+                _hold: None,
+            });
+        }
+        let mut hold = self.hold.split(0);
+        let max = self.hold.pool().max;
+        let (Ok(len), true) = (usize::try_from(self.len), hold.grow(self.len, max)) else {
+            return Err(StoreError::Full { source: None });
+        };
+        let mut text = Vec::with_capacity(len);
+        for chunk in &self.chunks {
+            text.extend_from_slice(&chunk.bytes);
+        }
+        if let Some(spooled) = self.spooled.take() {
+            let (spooled, whole) = Box::pin(spooled.read_all(text)).await?;
+            self.spooled = Some(spooled);
+            text = whole;
+        }
+        Ok(WholeBody {
+            bytes: text.into(),
+            _hold: Some(hold),
+        })
+    }
+
     /// Hands the bytes out in order.
     pub fn into_stream(self) -> BodyStream {
         BodyStream {
@@ -382,6 +420,24 @@ impl RawBody {
             reader: self.spooled.map(|spooled| Box::new(spooled.into_reader())),
             remaining: self.len,
         }
+    }
+}
+
+/// A body in one piece, to be read and dropped. Stays counted against the budget until then.
+pub struct WholeBody {
+    bytes: Bytes,
+    _hold: Option<Hold>,
+}
+
+impl AsRef<[u8]> for WholeBody {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for WholeBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WholeBody({} bytes)", self.bytes.len())
     }
 }
 

@@ -216,6 +216,27 @@ impl Spooled {
         }
     }
 
+    /// Reads the whole file behind `text`, and gives both back: the file can be read again.
+    pub(super) async fn read_all(
+        mut self,
+        mut text: Vec<u8>,
+    ) -> Result<(Self, Vec<u8>), StoreError> {
+        blocking(move || {
+            let record = self.sealed.record as u64;
+            let mut read = 0;
+            while read < self.len {
+                let len = record.min(self.len - read);
+                self.sealed
+                    .read(read / record, len as usize, &mut self.stage)?;
+                text.extend_from_slice(&self.stage);
+                read += len;
+            }
+            self.stage.clear();
+            Ok((self, text))
+        })
+        .await
+    }
+
     /// Reads the next record into the stage and hands both back; without the file if that was the last.
     ///
     /// Closing a large unnamed file frees its blocks, which takes time: it happens here, on the blocking pool.

@@ -1,7 +1,7 @@
 //! Requests saved to a file: the head as it came over HTTP/1.1, an empty line, the body.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, Method,
     header::{InvalidHeaderName, InvalidHeaderValue},
 };
 
@@ -11,6 +11,8 @@ const HEADERS_MAX: usize = 256;
 /// A saved request.
 #[derive(Debug)]
 pub struct SavedRequest<'a> {
+    /// Method and target of its request line, if it has one.
+    pub line: Option<(Method, String)>,
     /// Its header fields, as often as they came.
     pub headers: HeaderMap,
     /// Its body: every byte behind the empty line.
@@ -40,9 +42,11 @@ pub enum SavedError {
 /// [`SavedError`] if head and body cannot be told apart, or the head cannot be read.
 pub fn parse(request: &[u8]) -> Result<SavedRequest<'_>, SavedError> {
     let first_line_end = request.iter().position(|byte| *byte == b'\n');
-    let head = match first_line_end {
-        Some(end) if is_request_line(&request[..end]) => &request[end + 1..],
-        _ => request,
+    let (line, head) = match first_line_end {
+        Some(end) if is_request_line(&request[..end]) => {
+            (request_line(&request[..end]), &request[end + 1..])
+        }
+        _ => (None, request),
     };
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let (end, fields) = match httparse::parse_headers(head, &mut fields) {
@@ -58,6 +62,7 @@ pub fn parse(request: &[u8]) -> Result<SavedRequest<'_>, SavedError> {
         );
     }
     Ok(SavedRequest {
+        line,
         headers,
         body: &head[end..],
     })
@@ -71,6 +76,13 @@ fn is_request_line(line: &[u8]) -> bool {
         .take(4)
         .collect();
     matches!(words[..], [method, _target, version] if !method.contains(&b':') && version.starts_with(b"HTTP/"))
+}
+
+fn request_line(line: &[u8]) -> Option<(Method, String)> {
+    let mut words = line.split(|byte| *byte == b' ');
+    let method = Method::from_bytes(words.next()?).ok()?;
+    let target = String::from_utf8(words.next()?.to_vec()).ok()?;
+    Some((method, target))
 }
 
 #[cfg(test)]

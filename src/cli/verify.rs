@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Method};
 use serde::Serialize;
 
 use super::{Failure, Outcome, print, read, saved, sign::time, signer::SignerArgs};
 use crate::{
     clock::{Clock as _, SystemClock, UnixTime},
-    scheme::Verdict,
+    scheme::{Request, RequestHead, Verdict},
 };
 
 #[derive(clap::Args)]
@@ -24,6 +24,9 @@ pub(super) struct Args {
     /// File that holds the body, `-` for stdin
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
+    /// The public URL, for schemes that sign it
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
     /// Judge the signed time as if it were now, such as 2026-11-23T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<UnixTime>,
@@ -62,12 +65,13 @@ pub(super) fn run(args: &Args) -> Outcome {
     };
     let signer = args.signer.signer(now, path)?;
     let bytes = read(path)?;
-    let (headers, body) = if args.request.is_some() {
+    let empty = (Method::POST, "/".to_owned());
+    let ((method, target), headers, body) = if args.request.is_some() {
         let saved = saved::parse(&bytes)
             .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
-        (saved.headers, saved.body)
+        (saved.line.unwrap_or(empty), saved.headers, saved.body)
     } else {
-        (args.headers.iter().cloned().collect(), &bytes[..])
+        (empty, args.headers.iter().cloned().collect(), &bytes[..])
     };
     let refused = |reason, detail| Answer {
         verified: false,
@@ -75,7 +79,13 @@ pub(super) fn run(args: &Args) -> Outcome {
         reason,
         detail,
     };
-    let claim = signer.scheme.claim(&headers, now);
+    let head = RequestHead {
+        method: &method,
+        target: &target,
+        headers: &headers,
+        url: args.url.as_deref(),
+    };
+    let claim = signer.scheme.claim(&head, now);
     let answer = match claim {
         Err(error) => refused(error.reason(), error.to_string()),
         Ok(_) if signer.secrets.is_empty() && signer.scheme.needs_secret() => refused(
@@ -86,25 +96,33 @@ pub(super) fn run(args: &Args) -> Outcome {
             let keys: Vec<_> = signer
                 .secrets
                 .iter()
-                .map(|(_, secret)| signer.scheme.key(secret))
-                .collect();
+                .map(|(id, secret)| {
+                    signer
+                        .scheme
+                        .key(secret)
+                        .map_err(|error| Failure::Usage(format!("the secret {id} {error}")))
+                })
+                .collect::<Result<_, _>>()?;
             let mut check = signer.scheme.start(claim, &keys);
             check.update(body);
-            match check.finish() {
-                Verdict::Match(place) => Answer {
+            match check.finish_whole(&Request { head, body }) {
+                Err(error) => refused(error.reason(), error.to_string()),
+                Ok((Verdict::Match(place), _)) => Answer {
                     verified: true,
                     key: Some(&signer.secrets[place].0),
                     reason: "",
                     detail: String::new(),
                 },
-                Verdict::Mismatch => refused(
+                Ok((Verdict::Mismatch, _)) => refused(
                     "signature_mismatch",
                     format!(
                         "none of the secrets made this signature over these {} bytes",
                         body.len()
                     ),
                 ),
-                Verdict::Unsigned => refused("unsigned", "the scheme `none` checks nothing".into()),
+                Ok((Verdict::Unsigned, _)) => {
+                    refused("unsigned", "the scheme `none` checks nothing".into())
+                }
             }
         }
     };

@@ -1,84 +1,94 @@
 //! What the sender says, read strictly from the head. It proves nothing.
 
+use std::borrow::Cow;
+
 use data_encoding::{BASE64, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
-use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{
-    Encoding, Piece, Plan, Scheme, SignaturePlan, TimeUnit, TimestampPlan,
-    mac::{HmacAlgorithm, Tag, TokenDigest},
+    Scheme,
+    context::{Context, RequestHead},
+    jose::Token as Jwt,
+    mac::{Tag, TokenDigest},
+    plan::{Algorithm, Encoding, Plan, Run, Shape},
+    template::Place,
 };
 use crate::clock::UnixTime;
 
-/// The sender's claim: a decoded candidate and the signed time. Made by anyone, worth nothing until checked.
+/// The sender's claim: decoded candidates and the signed time. Made by anyone, worth nothing until checked.
 pub struct Claim {
     pub(super) presented: Presented,
-    /// The time as it was written, which is what was signed, and as a value.
-    timestamp: Option<(HeaderValue, UnixTime)>,
+    /// For each alternative of the content, what is fed around the body; empty: the body alone.
+    pub(super) runs: Vec<Vec<Step>>,
+    pub(super) timestamp: Option<UnixTime>,
+    /// By what time it was judged.
+    pub(super) now: UnixTime,
 }
 
 pub(super) enum Presented {
     Nothing,
-    Tag(Tag),
-    Token(TokenDigest),
+    Tag {
+        tag: Tag,
+        algorithm: usize,
+    },
+    Tags(Vec<(Tag, usize)>),
+    Tokens(Vec<TokenDigest>),
+    /// Only the whole body tells.
+    Later,
+}
+
+/// What a hash takes in next.
+#[derive(Debug, Clone)]
+pub(super) enum Step {
+    Bytes(Vec<u8>),
+    Body,
+    Secret,
 }
 
 impl Claim {
-    /// The time that the sender says it signed at.
+    /// The time that the sender says it signed at, as far as the head tells.
     pub fn timestamp(&self) -> Option<UnixTime> {
-        self.timestamp.as_ref().map(|(_, time)| *time)
-    }
-
-    /// The bytes that stand for one piece of the signed content; none for the body.
-    pub(super) fn bytes_of<'a>(&'a self, piece: &'a Piece) -> &'a [u8] {
-        match piece {
-            Piece::Literal(text) => text,
-            Piece::Timestamp => self
-                .timestamp
-                .as_ref()
-                .map_or(&[], |(written, _)| written.as_bytes()),
-            Piece::Body => &[],
-        }
+        self.timestamp
     }
 }
 
-/// Why the head alone is enough to refuse. All of them are one answer to the sender.
+/// Why a signature is refused before, or without, comparing it. All of them are one answer to the sender.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClaimError {
-    /// The signature header did not come.
-    #[error("header `{0}` is missing")]
-    SignatureMissing(HeaderName),
+    /// The signature did not come.
+    #[error("{0} is missing")]
+    SignatureMissing(Place),
     /// It came more than once: two readers could pick different ones.
-    #[error("header `{0}` came more than once")]
-    SignatureRepeated(HeaderName),
+    #[error("{0} came more than once")]
+    SignatureRepeated(Place),
     /// It does not begin as the scheme says.
-    #[error("header `{header}` does not begin with `{prefix}`")]
+    #[error("{place} does not begin with `{prefix}`")]
     SignaturePrefix {
-        /// The header.
-        header: HeaderName,
+        /// Where it stands.
+        place: Place,
         /// What it must begin with.
         prefix: String,
     },
     /// It is not a tag of the right length in the right alphabet.
-    #[error("header `{header}` is not {expected}; it has {length} characters")]
+    #[error("{place} is not {expected}; it has {length} characters")]
     SignatureMalformed {
-        /// The header.
-        header: HeaderName,
+        /// Where it stands.
+        place: Place,
         /// What it must be.
         expected: String,
         /// How many characters came after the prefix.
         length: usize,
     },
-    /// The timestamp header did not come.
-    #[error("header `{0}` is missing")]
-    TimestampMissing(HeaderName),
+    /// The time did not come.
+    #[error("{0} is missing")]
+    TimestampMissing(Place),
     /// It came more than once.
-    #[error("header `{0}` came more than once")]
-    TimestampRepeated(HeaderName),
+    #[error("{0} came more than once")]
+    TimestampRepeated(Place),
     /// It is not a time in the scheme's unit.
-    #[error("header `{header}` is not {expected}")]
+    #[error("{place} is not {expected}")]
     TimestampMalformed {
-        /// The header.
-        header: HeaderName,
+        /// Where it stands.
+        place: Place,
         /// What it must be.
         expected: &'static str,
     },
@@ -102,6 +112,27 @@ pub enum ClaimError {
         /// How far is allowed.
         tolerance_seconds: u64,
     },
+    /// A part of the signed content did not come.
+    #[error("{0} is missing, which the signature covers")]
+    PartMissing(Place),
+    /// It came more than once.
+    #[error("{0} came more than once, and the signature covers it")]
+    PartRepeated(Place),
+    /// It cannot be read.
+    #[error("{0} cannot be read")]
+    PartMalformed(Place),
+    /// It holds the separator that follows it in the signed content.
+    #[error("{0} holds the separator that follows it in the signed content")]
+    PartAmbiguous(Place),
+    /// Something that the scheme requires is not so.
+    #[error("{0} is not what the scheme requires")]
+    RequirementFailed(Place),
+    /// The body is not of the form that the scheme signs.
+    #[error("the body is {0}")]
+    BodyMalformed(&'static str),
+    /// The signed URL is not known here.
+    #[error("the scheme signs the public URL, which is not known")]
+    UrlUnknown,
 }
 
 impl ClaimError {
@@ -116,6 +147,12 @@ impl ClaimError {
             Self::TimestampMalformed { .. } => "timestamp_malformed",
             Self::TimestampOld { .. } => "timestamp_old",
             Self::TimestampNew { .. } => "timestamp_new",
+            Self::PartMissing(_) => "signed_part_missing",
+            Self::PartRepeated(_) => "signed_part_repeated",
+            Self::PartMalformed(_) | Self::PartAmbiguous(_) => "signed_part_malformed",
+            Self::RequirementFailed(_) => "requirement_failed",
+            Self::BodyMalformed(_) => "signed_body_malformed",
+            Self::UrlUnknown => "public_url_unknown",
         }
     }
 }
@@ -125,78 +162,260 @@ impl Scheme {
     ///
     /// # Errors
     /// [`ClaimError`] if a part is missing, repeated, malformed, or signed at a time outside the tolerance.
-    pub fn claim(&self, headers: &HeaderMap, now: UnixTime) -> Result<Claim, ClaimError> {
-        let (presented, timestamp) = match &self.plan {
-            Plan::Unsigned => (Presented::Nothing, None),
-            Plan::Token { signature } => {
-                let token = signature.value(headers)?;
-                if token.is_empty() {
-                    return Err(signature.malformed("a token".into(), 0));
-                }
-                (Presented::Token(TokenDigest::of(token)), None)
-            }
-            Plan::Hmac {
-                algorithm,
-                encoding,
-                signature,
-                timestamp,
-                ..
-            } => {
-                let text = signature.value(headers)?;
-                let tag = decode(*encoding, *algorithm, text).ok_or_else(|| {
-                    signature.malformed(describe(*encoding, *algorithm), text.len())
-                })?;
-                let timestamp = timestamp
-                    .as_ref()
-                    .map(|plan| plan.read(headers, now))
-                    .transpose()?;
-                (Presented::Tag(tag), timestamp)
-            }
+    pub fn claim(&self, head: &RequestHead<'_>, now: UnixTime) -> Result<Claim, ClaimError> {
+        let (presented, runs, timestamp) = match self.plan.as_deref() {
+            None => (Presented::Nothing, Vec::new(), None),
+            Some(plan) => plan.claim(head, now)?,
         };
         Ok(Claim {
             presented,
+            runs,
             timestamp,
+            now,
         })
     }
 }
 
-impl SignaturePlan {
-    /// The one value of the header, without the prefix.
-    fn value<'h>(&self, headers: &'h HeaderMap) -> Result<&'h [u8], ClaimError> {
-        let mut values = headers.get_all(&self.header).iter();
-        let value = values
-            .next()
-            .ok_or_else(|| ClaimError::SignatureMissing(self.header.clone()))?;
-        if values.next().is_some() {
-            return Err(ClaimError::SignatureRepeated(self.header.clone()));
+impl Plan {
+    fn claim(
+        &self,
+        head: &RequestHead<'_>,
+        now: UnixTime,
+    ) -> Result<(Presented, Vec<Vec<Step>>, Option<UnixTime>), ClaimError> {
+        let mut context = self.context(*head);
+        // The usual scheme: one tag in one header over the body alone. No allocation.
+        if let Some(header) = self.simple_header() {
+            let place = || Place::Header(header.clone());
+            let value = match head.header(header) {
+                Ok(Some(value)) => value,
+                Ok(None) => return Err(ClaimError::SignatureMissing(place())),
+                Err(()) => return Err(ClaimError::SignatureRepeated(place())),
+            };
+            let candidate = self.signature.plain(value)?;
+            let tag = self.tag(candidate.text, candidate.algorithm)?;
+            let timestamp = self.time(&context, now)?;
+            self.required(&context, true)?;
+            let presented = Presented::Tag {
+                tag,
+                algorithm: candidate.algorithm,
+            };
+            return Ok((presented, self.runs(&context)?, timestamp));
         }
-        value
-            .as_bytes()
-            .strip_prefix(&*self.prefix)
-            .ok_or_else(|| ClaimError::SignaturePrefix {
-                header: self.header.clone(),
-                prefix: String::from_utf8_lossy(&self.prefix).into_owned(),
-            })
+        if !self.signature.in_head() {
+            let timestamp = match &self.timestamp {
+                Some(timestamp) if timestamp.place.in_head(false) => self.time(&context, now)?,
+                Some(_) | None => None,
+            };
+            self.required(&context, true)?;
+            return Ok((Presented::Later, Vec::new(), timestamp));
+        }
+        let values = self.signature.values(&context)?;
+        let (candidates, items) = self.signature.split(&values, &context)?;
+        context.items = Some(&items);
+        let presented = match self.shape {
+            Shape::Token => Presented::Tokens(
+                candidates
+                    .iter()
+                    .map(|candidate| self.token(candidate.text))
+                    .collect::<Result<_, _>>()?,
+            ),
+            Shape::Jwt | Shape::Jws => {
+                for candidate in &candidates {
+                    self.jwt(candidate.text)?;
+                }
+                Presented::Later
+            }
+            Shape::Tag => {
+                let tags: Vec<_> = candidates
+                    .iter()
+                    .map(|candidate| {
+                        Ok((
+                            self.tag(candidate.text, candidate.algorithm)?,
+                            candidate.algorithm,
+                        ))
+                    })
+                    .collect::<Result<_, ClaimError>>()?;
+                Presented::Tags(tags)
+            }
+            Shape::PublicKey => {
+                for candidate in &candidates {
+                    self.signature_bytes(candidate.text, candidate.algorithm)?;
+                }
+                Presented::Later
+            }
+        };
+        let timestamp = match &self.timestamp {
+            Some(timestamp)
+                if !matches!(timestamp.place, Place::Claim(_)) && timestamp.place.in_head(true) =>
+            {
+                self.time(&context, now)?
+            }
+            Some(_) | None => None,
+        };
+        self.required(&context, true)?;
+        if self.streams.is_some() {
+            Ok((presented, self.runs(&context)?, timestamp))
+        } else {
+            Ok((Presented::Later, Vec::new(), timestamp))
+        }
     }
 
-    fn malformed(&self, expected: String, length: usize) -> ClaimError {
+    /// The request as templates see it before the body is there.
+    pub(super) fn context<'a>(&'a self, head: RequestHead<'a>) -> Context<'a> {
+        Context {
+            head,
+            body: None,
+            document: None,
+            star: None,
+            items: None,
+            jwt: None,
+            timestamp: self.timestamp.as_ref().map(|timestamp| &timestamp.place),
+            id: self.id.as_ref(),
+            last_field: self.last_field,
+        }
+    }
+
+    pub(super) fn time(
+        &self,
+        context: &Context<'_>,
+        now: UnixTime,
+    ) -> Result<Option<UnixTime>, ClaimError> {
+        let Some(plan) = &self.timestamp else {
+            return Ok(None);
+        };
+        let written = context.value(&plan.place).map_err(|error| match error {
+            ClaimError::PartRepeated(place) => ClaimError::TimestampRepeated(place),
+            other => other,
+        })?;
+        let written = written.ok_or_else(|| ClaimError::TimestampMissing(plan.place.clone()))?;
+        plan.read(&written, now).map(Some)
+    }
+
+    /// What the streams' hashes take in before and behind the body.
+    fn runs(&self, context: &Context<'_>) -> Result<Vec<Vec<Step>>, ClaimError> {
+        let Some(streams) = &self.streams else {
+            return Ok(Vec::new());
+        };
+        streams
+            .iter()
+            .map(|runs| {
+                runs.iter()
+                    .map(|run| match run {
+                        Run::Body => Ok(Step::Body),
+                        Run::Secret => Ok(Step::Secret),
+                        Run::Text(template) => {
+                            let mut bytes = Vec::with_capacity(64);
+                            for part in context.fill(template, None)? {
+                                bytes.extend_from_slice(&part);
+                            }
+                            Ok(Step::Bytes(bytes))
+                        }
+                    })
+                    .collect()
+            })
+            .collect()
+    }
+
+    pub(super) fn malformed(&self, expected: String, length: usize) -> ClaimError {
         ClaimError::SignatureMalformed {
-            header: self.header.clone(),
+            place: self.signature.place(),
             expected,
             length,
         }
     }
+
+    pub(super) fn token(&self, text: &[u8]) -> Result<TokenDigest, ClaimError> {
+        let token = match self.encoding {
+            None => Cow::Borrowed(text),
+            Some(encoding) => Cow::Owned(encoding.decode(text).ok_or_else(|| {
+                self.malformed(format!("{} of a token", encoding.name()), text.len())
+            })?),
+        };
+        if token.is_empty() {
+            return Err(self.malformed("a token".into(), 0));
+        }
+        Ok(TokenDigest::of(&token))
+    }
+
+    pub(super) fn jwt(&self, text: &[u8]) -> Result<Jwt, ClaimError> {
+        Jwt::parse(text, self.shape == Shape::Jws).ok_or_else(|| {
+            self.malformed(
+                "a token of header, payload and signature".into(),
+                text.len(),
+            )
+        })
+    }
+
+    /// The decoded tag. Exactly the right number of characters, in canonical form; nothing before or behind.
+    pub(super) fn tag(&self, text: &[u8], algorithm: usize) -> Result<Tag, ClaimError> {
+        let len = match self.algorithms.get(algorithm) {
+            Some(Algorithm::Hmac(hmac)) => hmac.tag_bytes(),
+            Some(Algorithm::Digest(digest)) => digest.tag_bytes(),
+            _ => 0,
+        };
+        let encoding = self.encoding.unwrap_or(Encoding::Hex);
+        decode(encoding, len, text).ok_or_else(|| {
+            self.malformed(
+                format!("{} {}", encoding.codec().encode_len(len), encoding.name()),
+                text.len(),
+            )
+        })
+    }
+
+    /// The decoded signature of a public key: its length varies within what the algorithm allows.
+    pub(super) fn signature_bytes(
+        &self,
+        text: &[u8],
+        algorithm: usize,
+    ) -> Result<Vec<u8>, ClaimError> {
+        let Some(Algorithm::Public(public)) = self.algorithms.get(algorithm) else {
+            return Err(self.malformed("a signature".into(), text.len()));
+        };
+        let (min, max) = public.signature_bytes();
+        let encoding = self.encoding.unwrap_or(Encoding::Hex);
+        encoding
+            .decode(text)
+            .filter(|bytes| (min..=max).contains(&bytes.len()))
+            .ok_or_else(|| {
+                self.malformed(
+                    format!("a signature of {min} to {max} bytes as {}", encoding.name()),
+                    text.len(),
+                )
+            })
+    }
 }
 
-/// Exactly the right number of characters, of the right alphabet, in canonical form; nothing before or behind.
-fn decode(encoding: Encoding, algorithm: HmacAlgorithm, text: &[u8]) -> Option<Tag> {
-    let codec = match encoding {
-        Encoding::Hex => &HEXLOWER_PERMISSIVE,
-        Encoding::Base64 => &BASE64,
-        Encoding::Base64Url => &BASE64URL,
-        Encoding::Base64UrlNoPad => &BASE64URL_NOPAD,
-    };
-    let len = algorithm.tag_bytes();
+impl Encoding {
+    pub(super) fn codec(self) -> &'static data_encoding::Encoding {
+        static HEX: data_encoding::Encoding = HEXLOWER_PERMISSIVE;
+        static PADDED: data_encoding::Encoding = BASE64;
+        static URL: data_encoding::Encoding = BASE64URL;
+        static URL_BARE: data_encoding::Encoding = BASE64URL_NOPAD;
+        match self {
+            Self::Hex => &HEX,
+            Self::Base64 => &PADDED,
+            Self::Base64Url => &URL,
+            Self::Base64UrlNoPad => &URL_BARE,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Hex => "hex digits",
+            Self::Base64 => "characters of base64",
+            Self::Base64Url => "characters of base64url",
+            Self::Base64UrlNoPad => "characters of base64url without padding",
+        }
+    }
+
+    /// In canonical form only.
+    pub(super) fn decode(self, text: &[u8]) -> Option<Vec<u8>> {
+        self.codec().decode(text).ok()
+    }
+}
+
+fn decode(encoding: Encoding, len: usize, text: &[u8]) -> Option<Tag> {
+    let codec = encoding.codec();
     if text.len() != codec.encode_len(len) {
         return None;
     }
@@ -207,87 +426,4 @@ fn decode(encoding: Encoding, algorithm: HmacAlgorithm, text: &[u8]) -> Option<T
     Tag::filled(len, |to| {
         (decoded == to.len()).then(|| to.copy_from_slice(&buffer[..decoded]))
     })
-}
-
-fn describe(encoding: Encoding, algorithm: HmacAlgorithm) -> String {
-    let (codec, name) = match encoding {
-        Encoding::Hex => (&HEXLOWER_PERMISSIVE, "hex digits"),
-        Encoding::Base64 => (&BASE64, "characters of base64"),
-        Encoding::Base64Url => (&BASE64URL, "characters of base64url"),
-        Encoding::Base64UrlNoPad => (&BASE64URL_NOPAD, "characters of base64url without padding"),
-    };
-    format!("{} {name}", codec.encode_len(algorithm.tag_bytes()))
-}
-
-impl TimestampPlan {
-    /// The header's one value and the time it says, if that lies within the tolerance of `now`.
-    fn read(
-        &self,
-        headers: &HeaderMap,
-        now: UnixTime,
-    ) -> Result<(HeaderValue, UnixTime), ClaimError> {
-        let mut values = headers.get_all(&self.header).iter();
-        let value = values
-            .next()
-            .ok_or_else(|| ClaimError::TimestampMissing(self.header.clone()))?;
-        if values.next().is_some() {
-            return Err(ClaimError::TimestampRepeated(self.header.clone()));
-        }
-        let time = self
-            .parse(value.as_bytes())
-            .ok_or_else(|| ClaimError::TimestampMalformed {
-                header: self.header.clone(),
-                expected: match self.unit {
-                    TimeUnit::Seconds => "a time in seconds since 1970",
-                    TimeUnit::Milliseconds => "a time in milliseconds since 1970",
-                    TimeUnit::Rfc3339 => "a time as RFC 3339 writes it",
-                },
-            })?;
-        let (distance, tolerance) = (time.distance(now), self.tolerance);
-        if distance > tolerance {
-            let (seconds, tolerance_seconds) = (distance.as_secs(), tolerance.as_secs());
-            return Err(if time < now {
-                ClaimError::TimestampOld {
-                    seconds,
-                    tolerance_seconds,
-                }
-            } else {
-                ClaimError::TimestampNew {
-                    seconds,
-                    tolerance_seconds,
-                }
-            });
-        }
-        Ok((value.clone(), time))
-    }
-
-    /// By grammar, not by library: `i64::from_str` would take `+5`.
-    fn parse(&self, text: &[u8]) -> Option<UnixTime> {
-        let (digits_max, digits_now) = match self.unit {
-            TimeUnit::Seconds => (12, 10),
-            TimeUnit::Milliseconds => (15, 13),
-            TimeUnit::Rfc3339 => {
-                let text = std::str::from_utf8(text)
-                    .ok()
-                    .filter(|text| text.len() <= 40)?;
-                let time: jiff::Timestamp = text.parse().ok()?;
-                return Some(UnixTime::from_millis(time.as_millisecond()));
-            }
-        };
-        let length_fits = if self.fixed_width {
-            text.len() == digits_now
-        } else {
-            (1..=digits_max).contains(&text.len())
-        };
-        if !length_fits || !text.iter().all(u8::is_ascii_digit) {
-            return None;
-        }
-        let number = text
-            .iter()
-            .fold(0_i64, |sum, digit| sum * 10 + i64::from(digit - b'0'));
-        Some(match self.unit {
-            TimeUnit::Seconds => UnixTime::from_secs(number),
-            TimeUnit::Milliseconds | TimeUnit::Rfc3339 => UnixTime::from_millis(number),
-        })
-    }
 }

@@ -1,12 +1,26 @@
 //! From words to a plan: reads a [`SchemeSpec`] and says everything that is wrong with it.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use http::HeaderName;
 
 use super::{
-    Encoding, Piece, Plan, Scheme, SignaturePlan, TimeUnit, TimestampPlan, mac,
-    spec::{Algorithms, SchemeSpec, SignatureSpec, TimestampSpec},
+    Scheme,
+    canonical::Canonical,
+    json::Pointer,
+    keys::PublicAlgorithm,
+    locate::{ListPlan, Prefix, SignaturePlan, Site},
+    mac::{self, DigestAlgorithm, HmacAlgorithm},
+    plan::{
+        Algorithm, Decode, Document, Encoding, FetchPlan, JoseAlgorithm, JoseName, Plan,
+        Requirement, Run, SecretPlan, Shape,
+    },
+    spec::{
+        Algorithms, FetchSpec, IdSpec, ListSpec, SchemeSpec, SecretSpec, SignatureSpec,
+        TimestampSpec,
+    },
+    template::{self, Params, Part, Place, Source, Template, TemplateFault, Token},
+    time::{TimeUnit, TimestampPlan},
 };
 
 /// Tolerance of a scheme that signs a time and names none.
@@ -19,9 +33,10 @@ const ENCODINGS: [(&str, Encoding); 4] = [
     ("base64url-nopad", Encoding::Base64UrlNoPad),
 ];
 
-const UNITS: [(&str, TimeUnit); 3] = [
+const UNITS: [(&str, TimeUnit); 4] = [
     ("s", TimeUnit::Seconds),
     ("ms", TimeUnit::Milliseconds),
+    ("s-or-ms", TimeUnit::SecondsOrMilliseconds),
     ("rfc3339", TimeUnit::Rfc3339),
 ];
 
@@ -75,8 +90,7 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 
 /// Collects faults while the plan is built.
 struct Compiler<'a> {
-    params: &'a BTreeMap<String, String>,
-    params_used: Vec<String>,
+    params: Params<'a>,
     errors: Vec<SpecError>,
 }
 
@@ -86,14 +100,24 @@ pub(super) fn compile(
     params: &BTreeMap<String, String>,
 ) -> Result<Scheme, Vec<SpecError>> {
     let mut compiler = Compiler {
-        params,
-        params_used: Vec::new(),
+        params: Params {
+            given: params,
+            used: Vec::new(),
+            missing: Vec::new(),
+        },
         errors: Vec::new(),
     };
     let plan = compiler.plan(spec);
+    for missing in std::mem::take(&mut compiler.params.missing) {
+        compiler.fault::<()>(
+            &["params"],
+            format!("the scheme needs the parameter `{missing}`"),
+            format!("add `params = {{ {missing} = \"…\" }}` to the route"),
+        );
+    }
     for unused in params
         .keys()
-        .filter(|key| !compiler.params_used.contains(key))
+        .filter(|key| !compiler.params.used.contains(key))
     {
         compiler.errors.push(SpecError {
             path: vec!["params"],
@@ -104,7 +128,7 @@ pub(super) fn compile(
     match plan {
         Some(plan) if compiler.errors.is_empty() => Ok(Scheme {
             name: name.into(),
-            plan,
+            plan: Some(Arc::new(plan)),
         }),
         _ => Err(compiler.errors),
     }
@@ -125,182 +149,194 @@ impl Compiler<'_> {
         None
     }
 
-    /// The words that have a plan already; the others are refused, never left out.
-    fn is_built(spec: &SchemeSpec) -> bool {
-        let SignatureSpec {
-            query,
-            form,
-            json,
-            body,
-            aliases,
-            repeated,
-            list,
-            ..
-        } = &spec.signature;
-        let head_only = [query, form, json].iter().all(|place| place.is_none())
-            && body.is_none()
-            && aliases.is_empty()
-            && repeated.is_none()
-            && list.is_none()
-            && !spec
-                .signature
-                .header
-                .as_deref()
-                .unwrap_or_default()
-                .contains("{n}");
-        let time = spec
+    fn plan(&mut self, spec: &SchemeSpec) -> Option<Plan> {
+        self.notes(spec);
+        let algorithms = self.algorithms(&spec.algorithm);
+        let shape = algorithms
+            .as_ref()
+            .and_then(|(algorithms, _)| self.shape(algorithms));
+        let names: Vec<_> = algorithms
+            .iter()
+            .flat_map(|(_, names)| names.clone())
+            .collect();
+        // Every part is looked at before the first fault ends it.
+        let encoding = shape.map(|shape| self.encoding(&spec.signature, shape));
+        let timestamp = spec
             .timestamp
             .as_ref()
-            .is_none_or(|time| time.header.is_some());
-        head_only
-            && time
-            && spec.content.0.len() < 2
-            && spec.secret.is_none()
-            && spec.require.is_empty()
-            && spec.document.is_none()
-            && spec.repeated_fields.is_none()
-            && spec.fetch.is_none()
-            && matches!(spec.algorithm, Algorithms::One(_) | Algorithms::Missing)
-    }
-
-    fn plan(&mut self, spec: &SchemeSpec) -> Option<Plan> {
-        if !Self::is_built(spec) {
-            return self.fault(
-                &[],
-                "this scheme uses a word that is not supported yet",
-                "see docs/schemes.md",
-            );
-        }
-        let written = match &spec.algorithm {
-            Algorithms::One(word) => word.as_str(),
-            _ => "",
-        };
-        if written == "token" {
-            return self.token(spec);
-        }
-        let Some(algorithm) = lookup(&mac::HMAC_ALGORITHMS, written) else {
-            let words: Vec<_> = mac::HMAC_ALGORITHMS
-                .iter()
-                .map(|(word, _)| *word)
-                .chain(["token"])
-                .collect();
-            return self.fault(
-                &["algorithm"],
-                format!("`{written}` is not an algorithm"),
-                one_of(&words),
-            );
-        };
-        // Every part is looked at before the first fault ends it.
-        let signature = self.signature(&spec.signature);
-        let encoding = self.encoding(&spec.signature);
-        let content = self.content(spec.content.0.first().map_or("{body}", |content| content));
-        let signs_time = content
-            .as_ref()
-            .is_some_and(|content| content.contains(&Piece::Timestamp));
-        let timestamp = match &spec.timestamp {
-            Some(timestamp) => {
-                if content.is_some() && !signs_time {
-                    self.fault::<()>(
-                        &["timestamp"],
-                        "the signed content does not hold the timestamp, so anyone could change it",
-                        "put `{timestamp}` into `content`, or leave `timestamp` out",
-                    );
-                }
-                let followed_by_digit = content.as_deref().is_some_and(runs_into_what_follows);
-                self.timestamp(timestamp, followed_by_digit).map(Some)
-            }
-            None if signs_time => self.fault(
-                &["content"],
-                "`{timestamp}` stands in the content, but the scheme does not say where the timestamp is",
-                "add `timestamp = { header = \"…\" }`",
+            .map(|timestamp| self.timestamp(timestamp));
+        let id = spec.id.as_ref().map(|id| self.id(id));
+        let contents = self.contents(spec, shape);
+        let require = self.requirements(spec);
+        let fetch = spec.fetch.as_ref().map(|fetch| self.fetch(fetch));
+        let secret = self.secret(spec.secret.as_ref());
+        let document = self.document(spec.document.as_deref());
+        let last_field = match spec.repeated_fields.as_deref() {
+            None => Some(false),
+            Some("last") => Some(true),
+            Some(other) => self.fault(
+                &["repeated_fields"],
+                format!("`{other}` is not a rule for repeated fields"),
+                "write `last`, or leave it out: then they are refused",
             ),
-            None => Some(None),
         };
-        if let (Some(signature), Some(Some(timestamp))) = (&signature, &timestamp)
-            && signature.header == timestamp.header
-        {
-            return self.fault(
-                &["timestamp", "header"],
-                format!(
-                    "`{}` cannot carry both the signature and the time",
-                    signature.header
-                ),
-                "name the header that carries the time",
-            );
-        }
-        Some(Plan::Hmac {
-            algorithm,
-            encoding: encoding?,
-            signature: signature?,
-            content: content?,
-            timestamp: timestamp?,
-        })
+        let read = items_read(
+            &timestamp,
+            &id,
+            contents.as_deref().unwrap_or_default(),
+            require.as_deref().unwrap_or_default(),
+            fetch.as_ref().and_then(|fetch| fetch.as_ref()),
+        );
+        let signature = self.signature(&spec.signature, &names, read);
+
+        let (algorithms, shape, encoding, signature, contents, require) = (
+            algorithms?.0,
+            shape?,
+            encoding??,
+            signature?,
+            contents?,
+            require?,
+        );
+        let (timestamp, id, fetch) = (
+            timestamp.map_or(Some(None), |t| t.map(Some))?,
+            id.map_or(Some(None), |i| i.map(Some))?,
+            fetch.map_or(Some(None), |f| f.map(Some))?,
+        );
+        let mut plan = Plan {
+            shape,
+            algorithms,
+            encoding,
+            signature,
+            contents,
+            streams: None,
+            timestamp,
+            id,
+            id_covered: false,
+            secret: secret?,
+            require,
+            document: document?,
+            needs_document: false,
+            last_field: last_field?,
+            fetch,
+            signs_url: false,
+            covers_body: false,
+            headers: Vec::new(),
+        };
+        self.consistent(&mut plan);
+        Some(plan)
     }
 
-    fn token(&mut self, spec: &SchemeSpec) -> Option<Plan> {
-        for (key, present) in [
-            ("content", !spec.content.0.is_empty()),
-            ("timestamp", spec.timestamp.is_some()),
-        ] {
-            if present {
-                self.fault::<()>(
-                    &[key],
-                    format!("a token signs nothing, so it has no `{key}`"),
-                    "remove it",
+    fn notes(&mut self, spec: &SchemeSpec) {
+        if let Some(status) = &spec.status
+            && !["current", "optional", "legacy", "deprecated"].contains(&&**status)
+        {
+            self.fault::<()>(
+                &["status"],
+                format!("`{status}` is not a status"),
+                one_of(&["current", "optional", "legacy", "deprecated"]),
+            );
+        }
+    }
+
+    /// The algorithms, and the words by which the sender names them.
+    fn algorithms(&mut self, spec: &Algorithms) -> Option<(Vec<Algorithm>, Vec<String>)> {
+        let words: Vec<(&str, &str)> = match spec {
+            Algorithms::Missing => {
+                return self.fault(
+                    &[],
+                    "the algorithm is missing",
+                    "add `algorithm`, such as `algorithm = \"hmac-sha256\"`",
                 );
             }
-        }
-        if spec.signature.encoding.is_some() {
-            self.fault::<()>(
-                &["signature", "encoding"],
-                "a token is compared as it stands, so it has no `encoding`",
-                "remove it",
+            Algorithms::One(word) => vec![("", word)],
+            Algorithms::Any(words) => words.iter().map(|word| ("", &**word)).collect(),
+            Algorithms::Named(named) => named
+                .iter()
+                .map(|(name, word)| (&**name, &**word))
+                .collect(),
+        };
+        if words.is_empty() || words.len() > 12 {
+            return self.fault(
+                &["algorithm"],
+                "there is no algorithm, or too many",
+                "name one to twelve",
             );
         }
-        Some(Plan::Token {
-            signature: self.signature(&spec.signature)?,
-        })
-    }
-
-    fn signature(&mut self, spec: &SignatureSpec) -> Option<SignaturePlan> {
-        let header = self.header(
-            &["signature", "header"],
-            spec.header.as_deref().unwrap_or_default(),
-        );
-        let prefix = spec.prefix.clone().unwrap_or_default();
-        if prefix
-            .bytes()
-            .any(|byte| !(byte == b' ' || byte.is_ascii_graphic()))
+        let mut algorithms = Vec::new();
+        for (_, word) in &words {
+            match algorithm_of(word) {
+                Some(algorithm) => algorithms.push(algorithm),
+                None => {
+                    let known: Vec<_> = algorithm_words();
+                    let known: Vec<_> = known.iter().map(String::as_str).collect();
+                    return self.fault(
+                        &["algorithm"],
+                        format!("`{word}` is not an algorithm"),
+                        one_of(&known),
+                    );
+                }
+            }
+        }
+        if matches!(spec, Algorithms::Any(_))
+            && !algorithms
+                .iter()
+                .all(|algorithm| matches!(algorithm, Algorithm::Jose(..)))
         {
             return self.fault(
-                &["signature", "prefix"],
-                "the prefix holds a character that a header value cannot",
-                "use printable ASCII only",
+                &["algorithm"],
+                "only a token says which of several algorithms made it",
+                "write a table of the names that the sender uses: `{ sha1 = \"hmac-sha1\" }`",
             );
         }
-        if prefix.starts_with(' ') {
-            return self.fault(
-                &["signature", "prefix"],
-                "the prefix begins with a blank, which no header value does when it arrives",
-                "leave the blank out",
-            );
-        }
-        Some(SignaturePlan {
-            header: header?,
-            prefix: prefix.into_bytes().into(),
-        })
+        let names = match spec {
+            Algorithms::Named(named) => named.keys().cloned().collect(),
+            _ => Vec::new(),
+        };
+        Some((algorithms, names))
     }
 
-    fn encoding(&mut self, spec: &SignatureSpec) -> Option<Encoding> {
+    fn shape(&mut self, algorithms: &[Algorithm]) -> Option<Shape> {
+        let shape = |algorithm: &Algorithm| match algorithm {
+            Algorithm::Token => Shape::Token,
+            Algorithm::Hmac(_) | Algorithm::Digest(_) => Shape::Tag,
+            Algorithm::Public(_) => Shape::PublicKey,
+            Algorithm::Jose(name, _) if name.detached => Shape::Jws,
+            Algorithm::Jose(..) => Shape::Jwt,
+        };
+        let first = algorithms.first().map(shape)?;
+        let digests = algorithms
+            .iter()
+            .filter(|algorithm| matches!(algorithm, Algorithm::Digest(_)))
+            .count();
+        if algorithms.iter().any(|algorithm| shape(algorithm) != first)
+            || (digests != 0 && digests != algorithms.len())
+        {
+            return self.fault(
+                &["algorithm"],
+                "these algorithms are of different kinds",
+                "name only HMACs, only plain hashes, only JWTs and so on",
+            );
+        }
+        Some(first)
+    }
+
+    fn encoding(&mut self, spec: &SignatureSpec, shape: Shape) -> Option<Option<Encoding>> {
         let words: Vec<_> = ENCODINGS.iter().map(|(word, _)| *word).collect();
-        match &spec.encoding {
-            None => self.fault(
+        match (&spec.encoding, shape) {
+            (Some(_), Shape::Jwt | Shape::Jws) => self.fault(
+                &["signature", "encoding"],
+                "a token brings its encoding along",
+                "remove it",
+            ),
+            (None, Shape::Token | Shape::Jwt | Shape::Jws) => Some(None),
+            (None, Shape::Tag | Shape::PublicKey) => self.fault(
                 &["signature"],
                 "the encoding of the signature is missing",
                 format!("add `encoding`, {}", one_of(&words)),
             ),
-            Some(word) => match lookup(&ENCODINGS, word) {
-                Some(encoding) => Some(encoding),
+            (Some(word), _) if word == "structured" => Some(Some(Encoding::Base64)),
+            (Some(word), _) => match lookup(&ENCODINGS, word) {
+                Some(encoding) => Some(Some(encoding)),
                 None => self.fault(
                     &["signature", "encoding"],
                     format!("`{word}` is not an encoding"),
@@ -310,10 +346,96 @@ impl Compiler<'_> {
         }
     }
 
-    fn timestamp(&mut self, spec: &TimestampSpec, runs_on: bool) -> Option<TimestampPlan> {
-        let header = self.header(
-            &["timestamp", "header"],
-            spec.header.as_deref().unwrap_or_default(),
+    fn contents(&mut self, spec: &SchemeSpec, shape: Option<Shape>) -> Option<Vec<Template>> {
+        match shape {
+            Some(Shape::Token | Shape::Jwt) if !spec.content.0.is_empty() => {
+                let what = if shape == Some(Shape::Token) {
+                    "a token signs nothing"
+                } else {
+                    "a JWT signs its own claims"
+                };
+                return self.fault(
+                    &["content"],
+                    format!("{what}, so it has no `content`"),
+                    "remove it",
+                );
+            }
+            Some(Shape::Token | Shape::Jwt) => return Some(Vec::new()),
+            _ => {}
+        }
+        if spec.content.0.len() > 4 {
+            return self.fault(
+                &["content"],
+                "there are more than four alternatives",
+                "name those that the sender really uses",
+            );
+        }
+        let default = ["{body}".to_owned()];
+        let written = if spec.content.0.is_empty() {
+            &default[..]
+        } else {
+            &spec.content.0
+        };
+        let contents: Vec<_> = written
+            .iter()
+            .filter_map(|text| self.template(&["content"], text))
+            .collect();
+        (contents.len() == written.len()).then_some(contents)
+    }
+
+    fn template(&mut self, path: &[&'static str], text: &str) -> Option<Template> {
+        match Template::parse(text, &mut self.params) {
+            Ok(template) => Some(template),
+            Err(TemplateFault { message, help }) => self.fault(path, message, help),
+        }
+    }
+
+    fn place(&mut self, path: &[&'static str], written: &str) -> Option<Place> {
+        match template::place(written, &mut self.params) {
+            Ok(place) => Some(place),
+            Err(TemplateFault { message, help }) => self.fault(path, message, help),
+        }
+    }
+
+    /// The one of several keys that is written.
+    fn one_place(
+        &mut self,
+        table: &'static str,
+        keys: &[(&'static str, &Option<String>)],
+    ) -> Option<Place> {
+        let written: Vec<_> = keys
+            .iter()
+            .filter_map(|(key, value)| value.as_ref().map(|value| (*key, value)))
+            .collect();
+        match *written {
+            [("header", value)] => self.header(&[table, "header"], value).map(Place::Header),
+            [(key, value)] => self.place(&[table, key], &format!("{key}:{value}")),
+            _ => {
+                let names: Vec<_> = keys.iter().map(|(key, _)| *key).collect();
+                self.fault(
+                    &[table],
+                    if written.is_empty() {
+                        "it is not said where it stands"
+                    } else {
+                        "more than one place is named"
+                    },
+                    format!("write exactly {}", one_of(&names)),
+                )
+            }
+        }
+    }
+
+    fn timestamp(&mut self, spec: &TimestampSpec) -> Option<TimestampPlan> {
+        let place = self.one_place(
+            "timestamp",
+            &[
+                ("header", &spec.header),
+                ("query", &spec.query),
+                ("form", &spec.form),
+                ("json", &spec.json),
+                ("item", &spec.item),
+                ("claim", &spec.claim),
+            ],
         );
         let unit = match spec
             .unit
@@ -325,16 +447,9 @@ impl Compiler<'_> {
             Some((word, None)) => self.fault(
                 &["timestamp", "unit"],
                 format!("`{word}` is not a unit of time"),
-                one_of(&["s", "ms", "rfc3339"]),
+                one_of(&["s", "ms", "s-or-ms", "rfc3339"]),
             ),
         };
-        if runs_on && unit == Some(TimeUnit::Rfc3339) {
-            return self.fault(
-                &["content"],
-                "nothing separates the timestamp from what follows, and an RFC 3339 time has no fixed length",
-                "put a separator between them, such as `.`",
-            );
-        }
         let tolerance = match &spec.tolerance {
             None => Some(TOLERANCE_DEFAULT),
             Some(text) => match parse_duration(text) {
@@ -346,34 +461,362 @@ impl Compiler<'_> {
                 ),
             },
         };
+        let place = place?;
+        let is_end = place == Place::Claim("exp".into());
         Some(TimestampPlan {
-            header: header?,
+            place,
             unit: unit?,
             tolerance: tolerance?,
-            fixed_width: runs_on,
+            fixed_width: false,
+            is_end,
+        })
+    }
+
+    fn id(&mut self, spec: &IdSpec) -> Option<Place> {
+        self.one_place(
+            "id",
+            &[
+                ("header", &spec.header),
+                ("query", &spec.query),
+                ("form", &spec.form),
+                ("json", &spec.json),
+                ("item", &spec.item),
+                ("claim", &spec.claim),
+            ],
+        )
+    }
+
+    fn requirements(&mut self, spec: &SchemeSpec) -> Option<Vec<Requirement>> {
+        let mut all = Vec::new();
+        for (written, wanted) in &spec.require {
+            let (written, optional) = match written.strip_suffix('?') {
+                Some(written) => (written, true),
+                None => (&**written, false),
+            };
+            let places: Vec<_> = written
+                .split('|')
+                .filter_map(|place| self.place(&["require"], place))
+                .collect();
+            let wanted: Vec<_> = wanted
+                .0
+                .iter()
+                .filter_map(|text| self.template(&["require"], text))
+                .collect();
+            all.push(Requirement {
+                places,
+                optional,
+                wanted,
+                in_head: false,
+            });
+        }
+        Some(all)
+    }
+
+    fn fetch(&mut self, spec: &FetchSpec) -> Option<FetchPlan> {
+        let url = match &spec.url {
+            Some(url) => self.template(&["fetch", "url"], url),
+            None => self.fault(
+                &["fetch"],
+                "it is not said where keys are fetched from",
+                "add `url`",
+            ),
+        };
+        let post = spec
+            .post
+            .as_ref()
+            .map(|post| self.template(&["fetch", "post"], post));
+        let mut headers = Vec::new();
+        for (name, value) in &spec.headers {
+            if let (Some(name), Some(value)) = (
+                self.header(&["fetch", "headers"], name),
+                self.template(&["fetch", "headers"], value),
+            ) {
+                headers.push((name, value));
+            }
+        }
+        let pointer = match spec
+            .pointer
+            .as_deref()
+            .map(|pointer| (pointer, Pointer::parse(pointer)))
+        {
+            None => Some(None),
+            Some((_, Some(pointer))) => Some(Some(pointer)),
+            Some((written, None)) => self.fault(
+                &["fetch", "pointer"],
+                format!("`{written}` is not a JSON pointer"),
+                "begin it with `/`, as in `/data/key`",
+            ),
+        };
+        let plan = FetchPlan {
+            url: url?,
+            hosts: spec.hosts.clone(),
+            path: spec.path.clone(),
+            pointer: pointer?,
+            post: post.map_or(Some(None), |post| post.map(Some))?,
+            headers,
+            certificate: spec.certificate.clone(),
+        };
+        if !plan.is_fixed() && plan.hosts.is_empty() {
+            return self.fault(
+                &["fetch"],
+                "the request says from which host keys are fetched",
+                "add `hosts`, the ones that it may name",
+            );
+        }
+        if plan.url.parts.first().is_some_and(
+            |first| matches!(first, Part::Text(text) if !text.starts_with(b"https://")),
+        ) {
+            return self.fault(
+                &["fetch", "url"],
+                "the address does not begin with `https://`",
+                "keys are fetched over TLS only",
+            );
+        }
+        Some(plan)
+    }
+
+    fn secret(&mut self, spec: Option<&SecretSpec>) -> Option<SecretPlan> {
+        let Some(spec) = spec else {
+            return Some(SecretPlan::default());
+        };
+        let decode = match spec
+            .decode
+            .as_deref()
+            .map(|word| (word, lookup(&DECODERS, word)))
+        {
+            None => Some(Decode::Text),
+            Some((_, Some(decode))) => Some(decode),
+            Some((word, None)) => {
+                let words: Vec<_> = DECODERS.iter().map(|(word, _)| *word).collect();
+                self.fault(
+                    &["secret", "decode"],
+                    format!("`{word}` is not a way to decode a secret"),
+                    one_of(&words),
+                )
+            }
+        };
+        let digest = match spec
+            .digest
+            .as_deref()
+            .map(|word| (word, lookup(&SECRET_DIGESTS, word)))
+        {
+            None => Some(None),
+            Some((_, Some(digest))) => Some(Some(digest)),
+            Some((word, None)) => self.fault(
+                &["secret", "digest"],
+                format!("`{word}` is not a hash"),
+                one_of(&["sha1", "sha256", "sha512"]),
+            ),
+        };
+        let around = match &spec.template {
+            None => Some((Vec::new(), Vec::new())),
+            Some(template) => match template.split_once("{secret}") {
+                None => self.fault(
+                    &["secret", "template"],
+                    "the template does not hold the secret",
+                    "put `{secret}` into it",
+                ),
+                Some((before, after)) => {
+                    let filled = (self.params.fill(before), self.params.fill(after));
+                    Some((
+                        filled.0.unwrap_or_default().into_bytes(),
+                        filled.1.unwrap_or_default().into_bytes(),
+                    ))
+                }
+            },
+        };
+        Some(SecretPlan {
+            prefix: spec
+                .prefix
+                .iter()
+                .flat_map(|prefix| prefix.split('*').map(Into::into))
+                .collect(),
+            decode: decode?,
+            around: around?,
+            digest: digest?,
+        })
+    }
+
+    fn document(&mut self, spec: Option<&str>) -> Option<Document> {
+        match spec.map(|written| (written, written.split_once(':'))) {
+            None => Some(Document::Body),
+            Some((_, Some(("multipart", name)))) if !name.is_empty() => {
+                Some(Document::Part(name.into()))
+            }
+            Some((_, Some(("form", name)))) if !name.is_empty() => {
+                Some(Document::Field(name.into()))
+            }
+            Some((written, _)) => self.fault(
+                &["document"],
+                format!("`{written}` is not where a document can be"),
+                "write `multipart:NAME` or `form:NAME`, or leave it out: then it is the body",
+            ),
+        }
+    }
+
+    fn signature(
+        &mut self,
+        spec: &SignatureSpec,
+        names: &[String],
+        read: Vec<Box<str>>,
+    ) -> Option<SignaturePlan> {
+        let site = self.site(spec);
+        let mut aliases = Vec::new();
+        for alias in &spec.aliases {
+            aliases.extend(self.header(&["signature", "aliases"], alias));
+        }
+        if !spec.aliases.is_empty() && spec.header.is_none() {
+            self.fault::<()>(
+                &["signature", "aliases"],
+                "aliases are other headers, and this signature is in none",
+                "remove them",
+            );
+        }
+        let written = self
+            .params
+            .fill(spec.prefix.as_deref().unwrap_or_default())
+            .unwrap_or_default();
+        if written
+            .bytes()
+            .any(|byte| !(byte == b' ' || byte.is_ascii_graphic()))
+        {
+            return self.fault(
+                &["signature", "prefix"],
+                "the prefix holds a character that a header value cannot",
+                "use printable ASCII only",
+            );
+        }
+        if written.starts_with(' ') {
+            return self.fault(
+                &["signature", "prefix"],
+                "the prefix begins with a blank, which no header value does when it arrives",
+                "leave the blank out",
+            );
+        }
+        let structured = spec.encoding.as_deref() == Some("structured");
+        let list = match &spec.list {
+            None => Some(None),
+            Some(_) if structured || !written.is_empty() => self.fault(
+                &["signature", "list"],
+                "a list has neither a prefix nor the encoding `structured`",
+                "put what stands before a tag into `tag`",
+            ),
+            Some(list) => self.list(list, names, read).map(Some),
+        };
+        let prefixes = expand(&written, names);
+        if !names.is_empty()
+            && prefixes.len() == 1
+            && spec
+                .list
+                .as_ref()
+                .is_none_or(|list| !list.tag.as_deref().unwrap_or_default().contains(ALGORITHM))
+        {
+            return self.fault(
+                &["algorithm"],
+                "it is not said where the sender names the algorithm",
+                "write `{algorithm}` into `signature.prefix` or `signature.list.tag`",
+            );
+        }
+        Some(SignaturePlan {
+            site: site?,
+            aliases,
+            repeated: spec.repeated.unwrap_or(false),
+            prefixes,
+            list: list?,
+            structured,
+        })
+    }
+
+    fn site(&mut self, spec: &SignatureSpec) -> Option<Site> {
+        if spec.body == Some(true) {
+            if spec.header.is_some()
+                || spec.query.is_some()
+                || spec.form.is_some()
+                || spec.json.is_some()
+            {
+                return self.fault(
+                    &["signature"],
+                    "more than one place is named",
+                    "write exactly one of `header`, `query`, `form`, `json`, `body`",
+                );
+            }
+            return Some(Site::Place(Place::Body));
+        }
+        if let Some(name) = &spec.header
+            && let Some((before, after)) = name.split_once("{n}")
+        {
+            let names: Vec<_> = (1..=NUMBERED_MAX)
+                .filter_map(|n| {
+                    self.header(&["signature", "header"], &format!("{before}{n}{after}"))
+                })
+                .collect();
+            return Some(Site::Numbered(names));
+        }
+        let place = self.one_place(
+            "signature",
+            &[
+                ("header", &spec.header),
+                ("query", &spec.query),
+                ("form", &spec.form),
+                ("json", &spec.json),
+            ],
+        )?;
+        Some(match place {
+            Place::Header(header) => Site::Header(header),
+            other => Site::Place(other),
+        })
+    }
+
+    fn list(&mut self, spec: &ListSpec, names: &[String], read: Vec<Box<str>>) -> Option<ListPlan> {
+        let Some(separator) = spec
+            .separator
+            .as_deref()
+            .filter(|separator| !separator.is_empty())
+        else {
+            return self.fault(
+                &["signature", "list"],
+                "the separator is missing",
+                "add `separator`, such as `\",\"`",
+            );
+        };
+        let assign = spec.assign.as_deref().filter(|assign| !assign.is_empty());
+        let tags = match (&spec.tag, assign) {
+            (Some(tag), Some(assign)) => {
+                let tag = self.params.fill(tag).unwrap_or_default();
+                expand(&format!("{tag}{assign}"), names)
+            }
+            (None, Some(_)) => {
+                return self.fault(
+                    &["signature", "list"],
+                    "the name of items that hold a tag is missing",
+                    "add `tag`, such as `\"v1\"`",
+                );
+            }
+            (Some(_), None) => {
+                return self.fault(
+                    &["signature", "list", "tag"],
+                    "items have no names here",
+                    "add `assign`, or remove `tag`",
+                );
+            }
+            (None, None) => expand("", &[]),
+        };
+        Some(ListPlan {
+            separator: separator.as_bytes().into(),
+            assign: assign.map(|assign| assign.as_bytes().into()),
+            tags,
+            several: spec.several.unwrap_or(false),
+            groups: spec
+                .groups
+                .as_deref()
+                .filter(|groups| !groups.is_empty())
+                .map(|groups| groups.as_bytes().into()),
+            read,
         })
     }
 
     fn header(&mut self, path: &[&'static str], written: &str) -> Option<HeaderName> {
-        let name = match written
-            .strip_prefix("{param:")
-            .and_then(|rest| rest.strip_suffix('}'))
-        {
-            None => written.to_owned(),
-            Some(param) => {
-                self.params_used.push(param.to_owned());
-                match self.params.get(param) {
-                    Some(value) => value.clone(),
-                    None => {
-                        return self.fault(
-                            &["params"],
-                            format!("the scheme needs the parameter `{param}`"),
-                            format!("add `params = {{ {param} = \"…\" }}` to the route"),
-                        );
-                    }
-                }
-            }
-        };
+        let name = self.params.fill(written)?;
         if name.is_empty() {
             return self.fault(
                 path,
@@ -396,61 +839,564 @@ impl Compiler<'_> {
         }
     }
 
-    /// Splits a template into pieces. `{body}` must stand in it exactly once: the MAC is fed while the body arrives.
-    fn content(&mut self, template: &str) -> Option<Vec<Piece>> {
-        let mut pieces = Vec::new();
-        let mut rest = template;
-        while !rest.is_empty() {
-            let (literal, tail) = rest.split_at(rest.find('{').unwrap_or(rest.len()));
-            if !literal.is_empty() {
-                pieces.push(Piece::Literal(literal.as_bytes().into()));
-            }
-            if tail.is_empty() {
-                break;
-            }
-            let Some(end) = tail.find('}') else {
-                return self.fault(
-                    &["content"],
-                    "a `{` is never closed",
-                    "close it, as in `{timestamp}.{body}`",
-                );
-            };
-            match &tail[..=end] {
-                "{body}" => pieces.push(Piece::Body),
-                "{timestamp}" => pieces.push(Piece::Timestamp),
-                other => {
-                    return self.fault(
-                        &["content"],
-                        format!("`{other}` is not a part of the request that can be signed"),
-                        one_of(&["{body}", "{timestamp}"]),
-                    );
-                }
-            }
-            rest = &tail[end + 1..];
+    /// What holds between the parts; fills in what follows from them.
+    fn consistent(&mut self, plan: &mut Plan) {
+        let in_head = plan.signature.in_head();
+        for requirement in &mut plan.require {
+            let claims = |place: &Place| matches!(place, Place::Claim(_) | Place::Protected(_));
+            requirement.in_head = requirement
+                .places
+                .iter()
+                .all(|place| !claims(place) && place.in_head(in_head))
+                && requirement.wanted.iter().all(|wanted| {
+                    !needs_body(
+                        wanted,
+                        plan.timestamp.as_ref().map(|t| &t.place),
+                        plan.id.as_ref(),
+                        in_head,
+                    )
+                });
         }
-        match pieces.iter().filter(|piece| **piece == Piece::Body).count() {
-            1 => Some(pieces),
-            0 => self.fault(
+        let tokens: Vec<&Token> = plan.contents.iter().flat_map(Template::tokens).collect();
+        let required: Vec<&Token> = plan
+            .require
+            .iter()
+            .flat_map(|requirement| requirement.wanted.iter().flat_map(Template::tokens))
+            .collect();
+        let all = || tokens.iter().chain(&required);
+        plan.signs_url = all().any(|token| {
+            token.source == Source::Url || token.source == Source::Canonical(Canonical::PlivoV3)
+        });
+        let body = Source::Place(Place::Body);
+        let whole_body = |tokens: &[&Token]| {
+            tokens.iter().any(|token| token.source == body || matches!(token.source, Source::Canonical(canonical) if canonical.covers_body()) || (token.source == Source::Form))
+        };
+        let covered_require = plan
+            .require
+            .iter()
+            .filter(|requirement| !requirement.optional)
+            .any(|requirement| {
+                let wanted: Vec<_> = requirement
+                    .wanted
+                    .iter()
+                    .flat_map(Template::tokens)
+                    .collect();
+                whole_body(&wanted)
+                    && requirement.places.iter().all(|place| match place {
+                        Place::Claim(_) => true,
+                        Place::Query(_) => plan.contents.iter().all(|content| {
+                            content
+                                .tokens()
+                                .any(|token| matches!(token.source, Source::Url | Source::Target))
+                        }),
+                        Place::Header(_) => plan.contents.iter().all(|content| {
+                            content
+                                .tokens()
+                                .any(|token| token.source == Source::Canonical(Canonical::Rfc9421))
+                        }),
+                        _ => false,
+                    })
+            });
+        let body_in_content = !plan.contents.is_empty()
+            && plan
+                .contents
+                .iter()
+                .all(|content| whole_body(&content.tokens().collect::<Vec<_>>()));
+        let signed_body =
+            matches!(plan.signature.site, Site::Place(Place::Body)) && plan.shape == Shape::Jwt;
+        plan.covers_body = match plan.shape {
+            Shape::Token => false,
+            _ => body_in_content || covered_require || signed_body,
+        };
+        self.covered_parts(plan, body_in_content || signed_body);
+        self.secrets_in_content(plan);
+        self.stars(plan);
+        plan.needs_document = plan.places().any(|place| matches!(place, Place::Json(_)))
+            || plan
+                .contents
+                .iter()
+                .flat_map(Template::tokens)
+                .any(|token| {
+                    matches!(
+                        token.source,
+                        Source::Canonical(Canonical::Sns | Canonical::Unisender)
+                    )
+                });
+        plan.streams = streams(plan, in_head);
+        let mut headers: Vec<HeaderName> = plan.signature.headers().cloned().collect();
+        for place in plan.places() {
+            if let Place::Header(name) = place
+                && !headers.contains(name)
+            {
+                headers.push(name.clone());
+            }
+        }
+        plan.headers = headers;
+    }
+
+    /// The time has to be signed; the id is a replay key only if it is.
+    fn covered_parts(&mut self, plan: &mut Plan, body_covered: bool) {
+        let covered = |place: &Place, own: &Source| {
+            let in_every = |wanted: &dyn Fn(&Token) -> bool| {
+                !plan.contents.is_empty()
+                    && plan
+                        .contents
+                        .iter()
+                        .all(|content| content.tokens().any(wanted))
+            };
+            match place {
+                Place::Claim(_) | Place::Protected(_) => true,
+                Place::Json(_) | Place::Form(_) if body_covered => true,
+                Place::Query(_)
+                    if in_every(&|token: &Token| {
+                        matches!(token.source, Source::Url | Source::Target | Source::Query)
+                    }) =>
+                {
+                    true
+                }
+                // The named forms see to it themselves that the time is among what they sign.
+                Place::Header(_) | Place::Item(_)
+                    if in_every(&|token: &Token| {
+                        matches!(
+                            token.source,
+                            Source::Canonical(
+                                Canonical::Contentful | Canonical::Truelayer | Canonical::Rfc9421
+                            )
+                        )
+                    }) =>
+                {
+                    *own == Source::Timestamp
+                }
+                _ => in_every(&|token: &Token| {
+                    token.source == *own || token.source == Source::Place(place.clone())
+                }),
+            }
+        };
+        let time = plan
+            .timestamp
+            .as_ref()
+            .map(|timestamp| covered(&timestamp.place, &Source::Timestamp));
+        let id = plan.id.as_ref().map(|place| covered(place, &Source::Id));
+        plan.id_covered = id == Some(true) && !matches!(plan.shape, Shape::Token);
+        let asks_time = plan
+            .contents
+            .iter()
+            .flat_map(Template::tokens)
+            .any(|token| token.source == Source::Timestamp);
+        let asks_id = plan
+            .contents
+            .iter()
+            .flat_map(Template::tokens)
+            .any(|token| token.source == Source::Id);
+        match time {
+            Some(_) if plan.shape == Shape::Token => {
+                self.fault::<()>(
+                    &["timestamp"],
+                    "a token signs nothing, so it has no `timestamp`",
+                    "remove it",
+                );
+            }
+            Some(false) => {
+                self.fault::<()>(
+                    &["timestamp"],
+                    "the signed content does not hold the timestamp, so anyone could change it",
+                    "put `{timestamp}` into `content`, or leave `timestamp` out",
+                );
+            }
+            None if asks_time => {
+                self.fault::<()>(
+                    &["content"],
+                    "`{timestamp}` stands in the content, but the scheme does not say where the timestamp is",
+                    "add `timestamp = { header = \"…\" }`",
+                );
+            }
+            Some(true) | None => {}
+        }
+        if asks_id && plan.id.is_none() {
+            self.fault::<()>(
                 &["content"],
-                "the body is not signed",
-                "put `{body}` into the template",
-            ),
-            _ => self.fault(
-                &["content"],
-                "`{body}` stands in the template more than once",
-                "keep one",
-            ),
+                "`{id}` stands in the content, but the scheme does not say where the id is",
+                "add `id = { header = \"…\" }`",
+            );
+        }
+        if let (
+            Site::Header(header),
+            Some(TimestampPlan {
+                place: Place::Header(time),
+                ..
+            }),
+        ) = (&plan.signature.site, &plan.timestamp)
+            && header == time
+        {
+            self.fault::<()>(
+                &["timestamp", "header"],
+                format!("`{header}` cannot carry both the signature and the time"),
+                "name the header that carries the time",
+            );
+        }
+        let fixed = plan
+            .contents
+            .iter()
+            .any(|content| time_runs_into_neighbours(&content.parts));
+        if let Some(timestamp) = &mut plan.timestamp {
+            timestamp.fixed_width = fixed;
+        }
+    }
+
+    fn secrets_in_content(&mut self, plan: &Plan) {
+        let digests = plan
+            .algorithms
+            .iter()
+            .any(|algorithm| matches!(algorithm, Algorithm::Digest(_)));
+        let unisender = |token: &Token| token.source == Source::Canonical(Canonical::Unisender);
+        for content in &plan.contents {
+            let holds = content
+                .tokens()
+                .any(|token| token.source == Source::Secret || unisender(token));
+            if digests && !holds {
+                self.fault::<()>(
+                    &["content"],
+                    "a plain hash without the secret proves nothing: anyone can compute it",
+                    "put `{secret}` into `content`, or use an HMAC",
+                );
+            }
+            if !digests && holds {
+                self.fault::<()>(
+                    &["content"],
+                    "`{secret}` belongs to plain hashes; here it is the key",
+                    "remove it from `content`",
+                );
+            }
+            let bodies = content.parts.iter().filter(|part| matches!(part, Part::Token(Token { source: Source::Place(Place::Body), filters, .. }) if filters.is_empty())).count();
+            if bodies > 1 {
+                self.fault::<()>(
+                    &["content"],
+                    "`{body}` stands in the template more than once",
+                    "keep one",
+                );
+            }
+            let nothing = content.parts.is_empty()
+                || content
+                    .parts
+                    .iter()
+                    .all(|part| matches!(part, Part::Text(_)));
+            if nothing {
+                self.fault::<()>(
+                    &["content"],
+                    "nothing of the request is signed",
+                    "put `{body}` into the template",
+                );
+            }
+        }
+    }
+
+    /// A `*` has to be the signature's own.
+    fn stars(&mut self, plan: &Plan) {
+        let own = match &plan.signature.site {
+            Site::Place(Place::Json(pointer)) if pointer.has_star() => Some(pointer),
+            _ => None,
+        };
+        let stray = plan.places().find(|place| match place {
+            Place::Json(pointer) => {
+                pointer.has_star() && !own.is_some_and(|own| own.shares_star(pointer))
+            }
+            _ => false,
+        });
+        if let Some(place) = stray {
+            self.fault::<()>(
+                &[],
+                format!("the `*` in {place} is not the one at which the signature stands"),
+                "let `signature.json` have the same path up to its `*`",
+            );
         }
     }
 }
 
-/// Whether what stands after the timestamp could be read as part of it: then only a fixed number of digits is safe.
-fn runs_into_what_follows(content: &[Piece]) -> bool {
-    content.windows(2).any(|pair| match pair {
-        [Piece::Timestamp, Piece::Literal(text)] => text.first().is_some_and(u8::is_ascii_digit),
-        [Piece::Timestamp, _] => true,
-        _ => false,
+const ALGORITHM: &str = "{algorithm}";
+
+/// Headers that are counted through at most.
+const NUMBERED_MAX: usize = 16;
+
+/// A prefix for each algorithm, the longest first.
+fn expand(written: &str, names: &[String]) -> Vec<Prefix> {
+    if !written.contains(ALGORITHM) {
+        return vec![Prefix {
+            text: written.as_bytes().into(),
+            algorithm: 0,
+        }];
+    }
+    let mut all: Vec<_> = names
+        .iter()
+        .enumerate()
+        .map(|(algorithm, name)| {
+            let text = if name.is_empty() {
+                String::new()
+            } else {
+                written.replace(ALGORITHM, name)
+            };
+            Prefix {
+                text: text.into_bytes().into(),
+                algorithm,
+            }
+        })
+        .collect();
+    all.sort_by_key(|prefix| std::cmp::Reverse(prefix.text.len()));
+    all
+}
+
+impl Plan {
+    /// Every place that the scheme reads, but for the signature's own.
+    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
+        let fetch = self.fetch.iter().flat_map(|fetch| {
+            fetch
+                .url
+                .places()
+                .chain(fetch.post.iter().flat_map(Template::places))
+        });
+        let site = match &self.signature.site {
+            Site::Place(place) => Some(place),
+            Site::Header(_) | Site::Numbered(_) => None,
+        };
+        self.contents
+            .iter()
+            .flat_map(Template::places)
+            .chain(self.timestamp.iter().map(|timestamp| &timestamp.place))
+            .chain(self.require.iter().flat_map(|requirement| {
+                requirement
+                    .places
+                    .iter()
+                    .chain(requirement.wanted.iter().flat_map(Template::places))
+            }))
+            .chain(fetch)
+            .chain(site)
+    }
+}
+
+fn items_read(
+    timestamp: &Option<Option<TimestampPlan>>,
+    id: &Option<Option<Place>>,
+    contents: &[Template],
+    require: &[Requirement],
+    fetch: Option<&FetchPlan>,
+) -> Vec<Box<str>> {
+    let mut read: Vec<Box<str>> = Vec::new();
+    let own = timestamp
+        .iter()
+        .flatten()
+        .map(|timestamp| &timestamp.place)
+        .chain(id.iter().flatten());
+    let written = contents.iter().flat_map(Template::places);
+    let required = require.iter().flat_map(|requirement| {
+        requirement
+            .places
+            .iter()
+            .chain(requirement.wanted.iter().flat_map(Template::places))
+    });
+    for place in own
+        .chain(written)
+        .chain(required)
+        .chain(fetch.iter().flat_map(|fetch| fetch.url.places()))
+    {
+        if let Place::Item(name) = place
+            && !read.contains(name)
+        {
+            read.push(name.clone());
+        }
+    }
+    read
+}
+
+/// Whether a template can only be filled in when the body is there.
+fn needs_body(
+    template: &Template,
+    time: Option<&Place>,
+    id: Option<&Place>,
+    in_head: bool,
+) -> bool {
+    let late = |place: Option<&Place>| place.is_some_and(|place| !place.in_head(in_head));
+    template.places().any(|place| !place.in_head(in_head))
+        || template.tokens().any(|token| match token.source {
+            Source::Form | Source::Canonical(_) => true,
+            Source::Timestamp => late(time),
+            Source::Id => late(id),
+            _ => false,
+        })
+}
+
+/// The content as stretches around the body, where the hash can be fed while the body arrives.
+fn streams(plan: &Plan, in_head: bool) -> Option<Vec<Vec<Run>>> {
+    let (time, id) = (
+        plan.timestamp.as_ref().map(|timestamp| &timestamp.place),
+        plan.id.as_ref(),
+    );
+    let late_time = time.is_some_and(|place| !place.in_head(in_head));
+    if !in_head || late_time || plan.require.iter().any(|requirement| !requirement.in_head) {
+        return None;
+    }
+    match plan.shape {
+        Shape::Token => return Some(Vec::new()),
+        Shape::Tag => {}
+        Shape::PublicKey | Shape::Jwt | Shape::Jws => return None,
+    }
+    let mut all = Vec::new();
+    for content in &plan.contents {
+        let mut runs: Vec<Run> = Vec::new();
+        let mut text = Template::default();
+        for part in &content.parts {
+            let boundary = match part {
+                Part::Token(Token {
+                    source: Source::Place(Place::Body),
+                    filters,
+                    ..
+                }) if filters.is_empty() => Some(Run::Body),
+                Part::Token(Token {
+                    source: Source::Secret,
+                    filters,
+                    ..
+                }) if filters.is_empty() => Some(Run::Secret),
+                Part::Text(_) | Part::Token(_) | Part::Section(..) => None,
+            };
+            let Some(boundary) = boundary else {
+                text.parts.push(part.clone());
+                continue;
+            };
+            if !text.parts.is_empty() {
+                runs.push(Run::Text(std::mem::take(&mut text)));
+            }
+            runs.push(boundary);
+        }
+        if !text.parts.is_empty() {
+            runs.push(Run::Text(text));
+        }
+        let late = runs.iter().any(|run| matches!(run, Run::Text(template) if needs_body(template, time, id, in_head) || template.tokens().any(|token| token.source == Source::Secret)));
+        if late {
+            return None;
+        }
+        all.push(runs);
+    }
+    Some(all)
+}
+
+/// Whether what stands beside the time could be read as part of it: then only a fixed number of digits is safe.
+fn time_runs_into_neighbours(parts: &[Part]) -> bool {
+    let is_time = |part: &Part| {
+        matches!(
+            part,
+            Part::Token(Token {
+                source: Source::Timestamp,
+                ..
+            })
+        )
+    };
+    let free = |part: Option<&Part>, edge: &dyn Fn(&[u8]) -> Option<u8>| match part {
+        None => false,
+        Some(Part::Text(text)) => edge(text).is_some_and(|byte| byte.is_ascii_digit()),
+        Some(Part::Token(_) | Part::Section(..)) => true,
+    };
+    parts.iter().enumerate().any(|(i, part)| {
+        is_time(part)
+            && (free(parts.get(i + 1), &|text| text.first().copied())
+                || free(
+                    i.checked_sub(1).and_then(|before| parts.get(before)),
+                    &|text| text.last().copied(),
+                ))
     })
+}
+
+const DECODERS: [(&str, Decode); 5] = [
+    ("text", Decode::Text),
+    ("nfkd", Decode::Nfkd),
+    ("hex", Decode::Hex),
+    ("base64", Decode::Base64),
+    ("document", Decode::Document),
+];
+
+const SECRET_DIGESTS: [(&str, DigestAlgorithm); 3] = [
+    ("sha1", DigestAlgorithm::Sha1),
+    ("sha256", DigestAlgorithm::Sha256),
+    ("sha512", DigestAlgorithm::Sha512),
+];
+
+const PUBLIC: [(&str, PublicAlgorithm); 5] = [
+    ("ed25519", PublicAlgorithm::Ed25519),
+    ("ecdsa-p256-sha256", PublicAlgorithm::EcdsaP256),
+    ("rsa-sha1", PublicAlgorithm::RsaSha1),
+    ("rsa-sha256", PublicAlgorithm::RsaSha256),
+    ("rsa-sha512", PublicAlgorithm::RsaSha512),
+];
+
+/// What stands in a token's `alg` (RFC 7518, RFC 8037).
+const JOSE: [(&str, &str, JoseAlgorithm); 10] = [
+    ("hs256", "HS256", JoseAlgorithm::Hmac(HmacAlgorithm::Sha256)),
+    ("hs384", "HS384", JoseAlgorithm::Hmac(HmacAlgorithm::Sha384)),
+    ("hs512", "HS512", JoseAlgorithm::Hmac(HmacAlgorithm::Sha512)),
+    (
+        "rs256",
+        "RS256",
+        JoseAlgorithm::Public(PublicAlgorithm::RsaSha256),
+    ),
+    (
+        "rs384",
+        "RS384",
+        JoseAlgorithm::Public(PublicAlgorithm::RsaSha384),
+    ),
+    (
+        "rs512",
+        "RS512",
+        JoseAlgorithm::Public(PublicAlgorithm::RsaSha512),
+    ),
+    (
+        "es256",
+        "ES256",
+        JoseAlgorithm::Public(PublicAlgorithm::Es256),
+    ),
+    (
+        "es384",
+        "ES384",
+        JoseAlgorithm::Public(PublicAlgorithm::Es384),
+    ),
+    (
+        "es512",
+        "ES512",
+        JoseAlgorithm::Public(PublicAlgorithm::Es512),
+    ),
+    (
+        "eddsa",
+        "EdDSA",
+        JoseAlgorithm::Public(PublicAlgorithm::Ed25519),
+    ),
+];
+
+fn algorithm_of(word: &str) -> Option<Algorithm> {
+    if word == "token" {
+        return Some(Algorithm::Token);
+    }
+    let jose = |rest: &str, detached| {
+        let (_, alg, algorithm) = JOSE.iter().find(|(known, _, _)| *known == rest)?;
+        Some(Algorithm::Jose(JoseName { alg, detached }, *algorithm))
+    };
+    if let Some(rest) = word.strip_prefix("jwt-") {
+        return jose(rest, false);
+    }
+    if let Some(rest) = word.strip_prefix("jws-") {
+        return jose(rest, true);
+    }
+    lookup(&mac::HMAC_ALGORITHMS, word)
+        .map(Algorithm::Hmac)
+        .or_else(|| lookup(&mac::DIGEST_ALGORITHMS, word).map(Algorithm::Digest))
+        .or_else(|| lookup(&PUBLIC, word).map(Algorithm::Public))
+}
+
+fn algorithm_words() -> Vec<String> {
+    let plain = mac::HMAC_ALGORITHMS
+        .iter()
+        .map(|(word, _)| *word)
+        .chain(mac::DIGEST_ALGORITHMS.iter().map(|(word, _)| *word))
+        .chain(["token"])
+        .chain(PUBLIC.iter().map(|(word, _)| *word));
+    let jwt = JOSE.iter().map(|(word, _, _)| format!("jwt-{word}"));
+    let jws = JOSE.iter().map(|(word, _, _)| format!("jws-{word}"));
+    plain.map(str::to_owned).chain(jwt).chain(jws).collect()
 }
 
 /// Headers that describe this connection or this message's framing and so cannot carry a signature.

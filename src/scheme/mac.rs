@@ -1,11 +1,11 @@
-//! Keyed hashes and comparison: the only code that touches `hmac`, `sha1`, `sha2` and `subtle`.
+//! Keyed and plain hashes, and comparison: the only code that touches `hmac`, the hash crates and `subtle`.
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use md5::Md5;
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
+use sha3::Keccak256;
 use subtle::{Choice, ConstantTimeEq as _};
-
-use crate::secret::Secret;
 
 /// The hash inside the HMAC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +78,7 @@ pub(super) enum Mac {
 }
 
 impl Mac {
-    pub(super) fn new(algorithm: HmacAlgorithm, secret: &Secret) -> Self {
-        let key = secret.expose();
+    pub(super) fn new(algorithm: HmacAlgorithm, key: &[u8]) -> Self {
         let any_length = "HMAC takes keys of any length";
         match algorithm {
             HmacAlgorithm::Sha1 => Self::Sha1(Hmac::new_from_slice(key).expect(any_length)),
@@ -98,27 +97,134 @@ impl Mac {
         }
     }
 
-    /// Compares the whole tag in constant time; a tag of another length never matches.
-    pub(super) fn matches(self, tag: &Tag) -> Choice {
-        let computed = self.tag();
-        computed.as_bytes().ct_eq(tag.as_bytes())
-    }
-
     /// The computed tag. For signing and comparing only: it must reach no log.
     pub(super) fn tag(self) -> Tag {
-        fn copied(bytes: &[u8]) -> Tag {
-            Tag::filled(bytes.len(), |to| {
-                to.copy_from_slice(bytes);
-                Some(())
-            })
-            .expect("no hash here is longer than TAG_BYTES_MAX")
-        }
         match self {
             Self::Sha1(mac) => copied(&mac.finalize().into_bytes()),
             Self::Sha256(mac) => copied(&mac.finalize().into_bytes()),
             Self::Sha384(mac) => copied(&mac.finalize().into_bytes()),
             Self::Sha512(mac) => copied(&mac.finalize().into_bytes()),
         }
+    }
+}
+
+fn copied(bytes: &[u8]) -> Tag {
+    Tag::filled(bytes.len(), |to| {
+        to.copy_from_slice(bytes);
+        Some(())
+    })
+    .expect("no hash here is longer than TAG_BYTES_MAX")
+}
+
+/// A plain hash: the content holds the secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DigestAlgorithm {
+    /// 16 bytes.
+    Md5,
+    /// 20 bytes.
+    Sha1,
+    /// 32 bytes.
+    Sha256,
+    /// 64 bytes.
+    Sha512,
+    /// 32 bytes; with the padding from before SHA-3 became a standard.
+    Keccak256,
+}
+
+/// Words of the scheme language for [`DigestAlgorithm`].
+pub(super) const DIGEST_ALGORITHMS: [(&str, DigestAlgorithm); 5] = [
+    ("md5", DigestAlgorithm::Md5),
+    ("sha1", DigestAlgorithm::Sha1),
+    ("sha256", DigestAlgorithm::Sha256),
+    ("sha512", DigestAlgorithm::Sha512),
+    ("keccak256", DigestAlgorithm::Keccak256),
+];
+
+impl DigestAlgorithm {
+    /// Length of a hash in bytes.
+    pub const fn tag_bytes(self) -> usize {
+        match self {
+            Self::Md5 => 16,
+            Self::Sha1 => 20,
+            Self::Sha256 | Self::Keccak256 => 32,
+            Self::Sha512 => 64,
+        }
+    }
+}
+
+/// A hash, keyed or not, that takes in the signed content.
+#[derive(Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be an allocation per request and key"
+)]
+pub(super) enum Hasher {
+    Mac(Mac),
+    Md5(Md5),
+    Sha1(Sha1),
+    Sha256(Sha256),
+    Sha512(Sha512),
+    Keccak256(Keccak256),
+}
+
+impl Hasher {
+    pub(super) fn plain(algorithm: DigestAlgorithm) -> Self {
+        match algorithm {
+            DigestAlgorithm::Md5 => Self::Md5(Md5::new()),
+            DigestAlgorithm::Sha1 => Self::Sha1(Sha1::new()),
+            DigestAlgorithm::Sha256 => Self::Sha256(Sha256::new()),
+            DigestAlgorithm::Sha512 => Self::Sha512(Sha512::new()),
+            DigestAlgorithm::Keccak256 => Self::Keccak256(Keccak256::new()),
+        }
+    }
+
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Mac(mac) => mac.update(bytes),
+            Self::Md5(hash) => hash.update(bytes),
+            Self::Sha1(hash) => hash.update(bytes),
+            Self::Sha256(hash) => hash.update(bytes),
+            Self::Sha512(hash) => hash.update(bytes),
+            Self::Keccak256(hash) => hash.update(bytes),
+        }
+    }
+
+    /// What was computed. For signing and comparing only: it must reach no log.
+    pub(super) fn tag(self) -> Tag {
+        match self {
+            Self::Mac(mac) => mac.tag(),
+            Self::Md5(hash) => copied(&hash.finalize()),
+            Self::Sha1(hash) => copied(&hash.finalize()),
+            Self::Sha256(hash) => copied(&hash.finalize()),
+            Self::Sha512(hash) => copied(&hash.finalize()),
+            Self::Keccak256(hash) => copied(&hash.finalize()),
+        }
+    }
+}
+
+/// The hash of some bytes.
+pub(super) fn digest(algorithm: DigestAlgorithm, bytes: &[u8]) -> Vec<u8> {
+    let mut hasher = Hasher::plain(algorithm);
+    hasher.update(bytes);
+    hasher.tag().as_bytes().to_vec()
+}
+
+/// The HMAC of some bytes.
+pub(super) fn hmac(algorithm: HmacAlgorithm, key: &[u8], bytes: &[u8]) -> Vec<u8> {
+    let mut mac = Mac::new(algorithm, key);
+    mac.update(bytes);
+    mac.tag().as_bytes().to_vec()
+}
+
+/// Whether two byte strings are equal, in a time that depends on their lengths alone.
+pub(super) fn equal(a: &[u8], b: &[u8]) -> Choice {
+    a.ct_eq(b)
+}
+
+impl Tag {
+    /// Compares the whole tag in constant time; a tag of another length never matches.
+    pub(super) fn matches(&self, other: &Self) -> Choice {
+        self.as_bytes().ct_eq(other.as_bytes())
     }
 }
 
@@ -168,7 +274,6 @@ mod tests {
     #[test]
     fn rfc_4231_case_2() {
         // https://www.rfc-editor.org/rfc/rfc4231#section-4.3
-        let secret = Secret::new(b"Jefe".to_vec()).unwrap();
         for (algorithm, want) in [
             (
                 HmacAlgorithm::Sha256,
@@ -183,7 +288,7 @@ mod tests {
                 "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737",
             ),
         ] {
-            let mut mac = Mac::new(algorithm, &secret);
+            let mut mac = Mac::new(algorithm, b"Jefe");
             mac.update(b"what do ya want ");
             mac.update(b"for nothing?");
             assert_eq!(data_encoding::HEXLOWER.encode(mac.tag().as_bytes()), want);

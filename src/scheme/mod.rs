@@ -7,17 +7,19 @@
 //!
 //! ```
 //! use countersign::{clock::UnixTime, scheme::{Verdict, catalogue}, secret::Secret};
-//! use http::{HeaderMap, HeaderValue};
+//! use countersign::scheme::RequestHead;
+//! use http::{HeaderMap, HeaderValue, Method};
 //!
 //! let scheme = catalogue::compile("carevalidate", &Default::default()).expect("it is in the catalogue");
-//! let key = scheme.key(&Secret::new(b"Jefe".to_vec())?);
+//! let key = scheme.key(&Secret::new(b"Jefe".to_vec())?)?;
 //!
 //! // RFC 4231, test case 2.
 //! let mut headers = HeaderMap::new();
 //! let tag = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
 //! headers.insert("x-cv-signature", HeaderValue::from_static(tag));
 //!
-//! let claim = scheme.claim(&headers, UnixTime::from_secs(0))?;
+//! let head = RequestHead { method: &Method::POST, target: "/", headers: &headers, url: None };
+//! let claim = scheme.claim(&head, UnixTime::from_secs(0))?;
 //! let mut check = scheme.start(claim, [&key]);
 //! check.update(b"what do ya want ");
 //! check.update(b"for nothing?");
@@ -25,89 +27,61 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod canonical;
 pub mod catalogue;
+mod check;
 mod claim;
 mod compile;
+mod context;
+mod fetch;
+mod form;
+mod jose;
+mod json;
+mod keys;
+mod locate;
 mod mac;
+mod plan;
 mod sign;
 pub mod spec;
+mod template;
+mod time;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
+use unicode_normalization::UnicodeNormalization as _;
+use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 
 use self::{
+    check::State,
     claim::Presented,
-    mac::{Mac, TokenDigest},
+    keys::PublicKey,
+    mac::{Hasher, Mac, TokenDigest},
+    plan::{Algorithm, Decode, JoseAlgorithm, Plan, Shape},
 };
 pub use self::{
+    check::{Check, Request},
     claim::{Claim, ClaimError},
     compile::{SpecError, parse_duration},
-    mac::{HmacAlgorithm, Tag},
-    sign::SignError,
+    context::RequestHead,
+    fetch::{FetchedDocument, KeyRequest},
+    keys::{KeyError, PublicAlgorithm},
+    mac::{DigestAlgorithm, HmacAlgorithm, Tag},
+    sign::{SignError, Signed},
     spec::SchemeSpec,
+    template::Place,
 };
 use crate::secret::Secret;
+
+/// The longest body that a check looks into as a whole, in bytes. Longer ones are refused by schemes that have to.
+pub const WHOLE_BODY_MAX: u64 = 8 * 1024 * 1024;
 
 /// A compiled scheme.
 #[derive(Debug, Clone)]
 pub struct Scheme {
     name: String,
-    plan: Plan,
-}
-
-#[derive(Debug, Clone)]
-enum Plan {
-    /// The operator wrote `scheme = "none"`: nothing is checked, nothing is vouched for.
-    Unsigned,
-    /// A secret value in a header.
-    Token { signature: SignaturePlan },
-    /// A tag over the content.
-    Hmac {
-        algorithm: HmacAlgorithm,
-        encoding: Encoding,
-        signature: SignaturePlan,
-        content: Vec<Piece>,
-        timestamp: Option<TimestampPlan>,
-    },
-}
-
-#[derive(Debug, Clone)]
-struct SignaturePlan {
-    header: HeaderName,
-    prefix: Box<[u8]>,
-}
-
-#[derive(Debug, Clone)]
-struct TimestampPlan {
-    header: HeaderName,
-    unit: TimeUnit,
-    tolerance: Duration,
-    /// Nothing separates the time from what follows it, so its number of digits must not vary.
-    fixed_width: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TimeUnit {
-    Seconds,
-    Milliseconds,
-    Rfc3339,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Encoding {
-    Hex,
-    Base64,
-    Base64Url,
-    Base64UrlNoPad,
-}
-
-/// One part of the signed content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Piece {
-    Literal(Box<[u8]>),
-    Timestamp,
-    Body,
+    /// `None`: the operator wrote `scheme = "none"`; nothing is checked, nothing is vouched for.
+    plan: Option<Arc<Plan>>,
 }
 
 /// A secret made ready for one scheme. No `Debug`; wiped when dropped.
@@ -122,7 +96,46 @@ pub struct Key(KeyMaterial);
 enum KeyMaterial {
     /// Keyed, with nothing fed yet.
     Mac(Mac),
+    /// The same for each algorithm that the sender may name.
+    Macs(Arc<Vec<Option<Mac>>>),
     Token(TokenDigest),
+    /// For plain hashes, whose content holds it.
+    Secret(Arc<SecretBytes>, Vec<Algorithm>),
+    Public(Arc<Vec<PublicKey>>),
+}
+
+/// Key bytes. No `Debug`; wiped when dropped.
+struct SecretBytes(Vec<u8>);
+
+impl Drop for SecretBytes {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for SecretBytes {}
+
+impl KeyMaterial {
+    /// A fresh hash of this key for the algorithm at that place of the plan.
+    fn hasher(&self, algorithm: usize) -> Option<Hasher> {
+        match self {
+            Self::Mac(mac) => (algorithm == 0).then(|| Hasher::Mac(mac.clone())),
+            Self::Macs(macs) => macs.get(algorithm)?.clone().map(Hasher::Mac),
+            Self::Secret(_, algorithms) => match algorithms.get(algorithm)? {
+                Algorithm::Digest(digest) => Some(Hasher::plain(*digest)),
+                _ => None,
+            },
+            Self::Token(_) | Self::Public(_) => None,
+        }
+    }
+
+    /// The key bytes, where the content holds them.
+    fn secret(&self) -> Option<&[u8]> {
+        match self {
+            Self::Secret(secret, _) => Some(&secret.0),
+            Self::Mac(_) | Self::Macs(_) | Self::Token(_) | Self::Public(_) => None,
+        }
+    }
 }
 
 impl Scheme {
@@ -145,7 +158,7 @@ impl Scheme {
     pub fn none() -> Self {
         Self {
             name: Self::NONE.into(),
-            plan: Plan::Unsigned,
+            plan: None,
         }
     }
 
@@ -156,94 +169,318 @@ impl Scheme {
 
     /// Whether a route with this scheme needs at least one secret.
     pub fn needs_secret(&self) -> bool {
-        !matches!(self.plan, Plan::Unsigned)
+        self.plan.is_some()
     }
 
-    /// What a signature of this scheme leaves uncovered, for warnings.
+    /// Whether a signature of this scheme covers the body, for warnings.
     pub fn covers_body(&self) -> bool {
-        matches!(self.plan, Plan::Hmac { .. })
+        self.plan.as_ref().is_some_and(|plan| plan.covers_body)
+    }
+
+    /// Whether the check needs the whole body at once; then no more than [`WHOLE_BODY_MAX`] can be checked.
+    pub fn needs_whole_body(&self) -> bool {
+        self.plan
+            .as_ref()
+            .is_some_and(|plan| plan.streams.is_none())
+    }
+
+    /// Whether the public URL is signed, so that [`RequestHead::url`] is needed.
+    pub fn signs_url(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.signs_url)
+    }
+
+    /// Whether the secret itself is sent, so that whoever sees one request can make others.
+    pub fn is_token(&self) -> bool {
+        self.plan
+            .as_ref()
+            .is_some_and(|plan| plan.shape == Shape::Token)
+    }
+
+    /// Whether the operator's secrets are public keys.
+    pub fn has_public_keys(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| {
+            plan.algorithms.iter().all(|algorithm| {
+                matches!(
+                    algorithm,
+                    Algorithm::Public(_) | Algorithm::Jose(_, JoseAlgorithm::Public(_))
+                )
+            })
+        })
+    }
+
+    /// Whether the signature covers the delivery id, so that it can serve the replay guard. `None`: the scheme names none.
+    pub fn covers_id(&self) -> Option<bool> {
+        let plan = self.plan.as_ref()?;
+        plan.id.as_ref().map(|_| plan.id_covered)
+    }
+
+    /// What tells this delivery from another: the value that the scheme's `id` names. Ask only for verified requests.
+    pub fn delivery_id(&self, request: &Request<'_>) -> Option<Vec<u8>> {
+        let plan = self.plan.as_ref()?;
+        let place = plan.id.as_ref()?;
+        let mut context = plan.context(request.head);
+        context.body = Some(request.body);
+        let document = matches!(place, Place::Json(_))
+            .then(|| plan.document_of(request).ok())
+            .flatten();
+        context.document = document
+            .as_deref()
+            .and_then(|document| std::str::from_utf8(document).ok());
+        let values = matches!(place, Place::Claim(_) | Place::Item(_))
+            .then(|| plan.signature.values(&context).ok())
+            .flatten();
+        let split = values
+            .as_ref()
+            .and_then(|values| plan.signature.split(values, &context).ok());
+        let token = split.as_ref().and_then(|(candidates, _)| match plan.shape {
+            Shape::Jwt | Shape::Jws => plan.jwt(candidates.first()?.text).ok(),
+            Shape::Token | Shape::Tag | Shape::PublicKey => None,
+        });
+        context.items = split.as_ref().map(|(_, items)| items);
+        context.jwt = token.as_ref();
+        context
+            .value(place)
+            .ok()
+            .flatten()
+            .map(Cow::into_owned)
+            .filter(|id| !id.is_empty())
+    }
+
+    /// Whether the delivery id stands in the body.
+    pub fn id_in_body(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| {
+            plan.id
+                .as_ref()
+                .is_some_and(|place| !place.in_head(plan.signature.in_head()))
+        })
     }
 
     /// Allowed clock difference, if the scheme signs a time.
     pub fn tolerance(&self) -> Option<Duration> {
-        match &self.plan {
-            Plan::Hmac {
-                timestamp: Some(timestamp),
-                ..
-            } => Some(timestamp.tolerance),
-            Plan::Hmac { .. } | Plan::Token { .. } | Plan::Unsigned => None,
-        }
+        Some(self.plan.as_ref()?.timestamp.as_ref()?.tolerance)
     }
 
     /// Replaces the allowed clock difference. Answers `false`, and changes nothing, if the scheme signs no time.
     #[must_use]
     pub fn set_tolerance(&mut self, tolerance: Duration) -> bool {
-        match &mut self.plan {
-            Plan::Hmac {
-                timestamp: Some(timestamp),
-                ..
-            } => {
-                timestamp.tolerance = tolerance;
-                true
-            }
-            Plan::Hmac { .. } | Plan::Token { .. } | Plan::Unsigned => false,
+        let Some(plan) = &mut self.plan else {
+            return false;
+        };
+        if plan.timestamp.is_none() {
+            return false;
         }
+        if let Some(timestamp) = &mut Arc::make_mut(plan).timestamp {
+            timestamp.tolerance = tolerance;
+        }
+        true
     }
 
-    /// The headers that the scheme reads: at most the signature and the timestamp.
+    /// The headers that the scheme reads.
     pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
-        let (signature, timestamp) = match &self.plan {
-            Plan::Unsigned => (None, None),
-            Plan::Token { signature } => (Some(&signature.header), None),
-            Plan::Hmac {
-                signature,
-                timestamp,
-                ..
-            } => (
-                Some(&signature.header),
-                timestamp.as_ref().map(|timestamp| &timestamp.header),
-            ),
-        };
-        signature.into_iter().chain(timestamp)
+        self.plan.iter().flat_map(|plan| &plan.headers)
     }
 
     /// Makes a key of a secret.
-    pub fn key(&self, secret: &Secret) -> Key {
-        Key(match &self.plan {
-            Plan::Hmac { algorithm, .. } => KeyMaterial::Mac(Mac::new(*algorithm, secret)),
-            Plan::Token { .. } | Plan::Unsigned => {
-                KeyMaterial::Token(TokenDigest::of(secret.expose()))
-            }
-        })
+    ///
+    /// # Errors
+    /// If it is not of the form that the scheme says.
+    pub fn key(&self, secret: &Secret) -> Result<Key, KeyError> {
+        let Some(plan) = &self.plan else {
+            return Ok(Key(KeyMaterial::Token(TokenDigest::of(secret.expose()))));
+        };
+        plan.key(secret.expose()).map(Key)
     }
 
-    /// Begins a check: one MAC for each key, fed with what stands before the body.
+    /// Begins a check: hashes for each key, fed with what stands before the body.
     pub fn start<'k>(&self, claim: Claim, keys: impl IntoIterator<Item = &'k Key>) -> Check {
-        let mut keys: Vec<_> = keys.into_iter().map(|key| key.0.clone()).collect();
-        let mut after = Vec::new();
-        if let Plan::Hmac { content, .. } = &self.plan {
-            let mut pieces = content.iter();
-            for piece in pieces.by_ref().take_while(|piece| **piece != Piece::Body) {
-                feed(&mut keys, claim.bytes_of(piece));
+        let mut states = Vec::new();
+        let mut kept = Vec::new();
+        let streams = self
+            .plan
+            .as_ref()
+            .is_some_and(|plan| plan.streams.is_some() && plan.shape == Shape::Tag);
+        if streams {
+            let algorithms = match &claim.presented {
+                Presented::Tag { algorithm, .. } => *algorithm..*algorithm + 1,
+                _ => 0..self.plan.as_ref().map_or(0, |plan| plan.algorithms.len()),
+            };
+            let keys: Vec<_> = keys.into_iter().collect();
+            for algorithm in algorithms {
+                let named = match &claim.presented {
+                    Presented::Tags(tags) => tags.iter().any(|(_, of)| *of == algorithm),
+                    _ => true,
+                };
+                if !named {
+                    continue;
+                }
+                for steps in &claim.runs {
+                    for key in &keys {
+                        let Some(hasher) = key.0.hasher(algorithm) else {
+                            // A key of another scheme would come from a mistake of ours. It must match nothing.
+                            return Check {
+                                presented: Presented::Later,
+                                states: Vec::new(),
+                                key_count: 0,
+                                keys: kept,
+                                now: claim.now,
+                                whole: None,
+                            };
+                        };
+                        let secret = match &key.0 {
+                            KeyMaterial::Secret(secret, _) => Some(secret.clone()),
+                            _ => None,
+                        };
+                        let mut state = State {
+                            hasher,
+                            after: Vec::new(),
+                            secret,
+                            algorithm,
+                            has_body: true,
+                        };
+                        state.begin(steps);
+                        states.push(state);
+                    }
+                }
             }
-            for piece in pieces {
-                after.extend_from_slice(claim.bytes_of(piece));
-            }
+            return Check {
+                presented: claim.presented,
+                states,
+                key_count: keys.len(),
+                keys: kept,
+                now: claim.now,
+                whole: None,
+            };
         }
+        kept.extend(keys.into_iter().map(|key| key.0.clone()));
+        let whole = self
+            .plan
+            .as_ref()
+            .filter(|plan| plan.streams.is_none())
+            .cloned();
         Check {
             presented: claim.presented,
-            keys,
-            after,
+            states,
+            key_count: kept.len(),
+            keys: kept,
+            now: claim.now,
+            whole,
         }
     }
 }
 
-/// A check under way: takes in the body as it arrives.
-pub struct Check {
-    presented: Presented,
-    keys: Vec<KeyMaterial>,
-    /// What the content holds behind the body.
-    after: Vec<u8>,
+impl Plan {
+    fn key(&self, pasted: &[u8]) -> Result<KeyMaterial, KeyError> {
+        let public: Vec<_> =
+            self.algorithms
+                .iter()
+                .filter_map(|algorithm| match algorithm {
+                    Algorithm::Public(public)
+                    | Algorithm::Jose(_, JoseAlgorithm::Public(public)) => Some(*public),
+                    _ => None,
+                })
+                .collect();
+        let all_public = public.len() == self.algorithms.len();
+        let looks_public = keys::looks_public(pasted);
+        if all_public || (looks_public && !public.is_empty()) {
+            let bytes;
+            let keys = match self.secret.decode {
+                Decode::Hex | Decode::Base64 => {
+                    bytes = self.key_bytes(pasted)?;
+                    vec![PublicKey::ed25519(&bytes)?]
+                }
+                Decode::Text | Decode::Nfkd | Decode::Document => {
+                    keys::document(self.without_prefix(pasted))?
+                }
+            };
+            let keys: Vec<_> = keys
+                .into_iter()
+                .filter(|key| public.iter().any(|algorithm| key.fits(*algorithm)))
+                .collect();
+            if keys.is_empty() {
+                return Err(KeyError::NoKey);
+            }
+            return Ok(KeyMaterial::Public(Arc::new(keys)));
+        }
+        // Anyone knows a public key: a token signed with it as a shared secret would be anyone's.
+        if looks_public {
+            return Err(KeyError::Public);
+        }
+        let bytes = self.key_bytes(pasted)?;
+        let mac = |algorithm: &Algorithm| match algorithm {
+            Algorithm::Hmac(hmac) | Algorithm::Jose(_, JoseAlgorithm::Hmac(hmac)) => {
+                Some(Mac::new(*hmac, &bytes))
+            }
+            _ => None,
+        };
+        Ok(match &*self.algorithms {
+            [Algorithm::Token] => KeyMaterial::Token(TokenDigest::of(&bytes)),
+            [Algorithm::Digest(_), ..] => KeyMaterial::Secret(
+                Arc::new(SecretBytes(bytes.to_vec())),
+                self.algorithms.clone(),
+            ),
+            [one] => KeyMaterial::Mac(mac(one).ok_or(KeyError::NoKey)?),
+            several => KeyMaterial::Macs(Arc::new(several.iter().map(mac).collect())),
+        })
+    }
+
+    /// What follows the prefix, where it stands in front.
+    fn without_prefix<'s>(&self, pasted: &'s [u8]) -> &'s [u8] {
+        let mut rest = pasted;
+        for (i, literal) in self.secret.prefix.iter().enumerate() {
+            if i > 0 {
+                let word = rest
+                    .iter()
+                    .take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_')
+                    .count();
+                if word == 0 {
+                    return pasted;
+                }
+                rest = rest.get(word..).unwrap_or_default();
+            }
+            match rest.strip_prefix(literal.as_bytes()) {
+                Some(after) => rest = after,
+                None => return pasted,
+            }
+        }
+        rest
+    }
+
+    fn key_bytes(&self, pasted: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        let text = self.without_prefix(pasted);
+        let decoded = Zeroizing::new(match self.secret.decode {
+            Decode::Text | Decode::Document => text.to_vec(),
+            Decode::Nfkd => std::str::from_utf8(text)
+                .map_err(|_| KeyError::Form("UTF-8"))?
+                .nfkd()
+                .collect::<String>()
+                .into_bytes(),
+            Decode::Hex => data_encoding::HEXLOWER_PERMISSIVE
+                .decode(text)
+                .map_err(|_| KeyError::Form("hex digits"))?,
+            Decode::Base64 => {
+                let bare = text
+                    .strip_suffix(b"==")
+                    .or_else(|| text.strip_suffix(b"="))
+                    .unwrap_or(text);
+                let padded = bare.len() != text.len();
+                let codec = if padded {
+                    &data_encoding::BASE64
+                } else {
+                    &data_encoding::BASE64_NOPAD
+                };
+                codec.decode(text).map_err(|_| KeyError::Form("base64"))?
+            }
+        });
+        if decoded.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        let (before, after) = &self.secret.around;
+        let whole = Zeroizing::new([&**before, &decoded, after].concat());
+        Ok(match self.secret.digest {
+            Some(digest) => Zeroizing::new(mac::digest(digest, &whole)),
+            None => whole,
+        })
+    }
 }
 
 /// What a finished check says.
@@ -257,44 +494,10 @@ pub enum Verdict {
     Unsigned,
 }
 
-impl Check {
-    /// Feeds the next bytes of the body, in order.
-    pub fn update(&mut self, body: &[u8]) {
-        feed(&mut self.keys, body);
-    }
-
-    /// Compares what was presented with every key, in constant time, and only then answers.
-    pub fn finish(mut self) -> Verdict {
-        let after = std::mem::take(&mut self.after);
-        feed(&mut self.keys, &after);
-        let found = match self.presented {
-            Presented::Nothing => return Verdict::Unsigned,
-            Presented::Tag(tag) => mac::first_match(self.keys.into_iter().map(|key| match key {
-                KeyMaterial::Mac(mac) => mac.matches(&tag),
-                KeyMaterial::Token(_) => subtle::Choice::from(0),
-            })),
-            Presented::Token(token) => {
-                mac::first_match(self.keys.into_iter().map(|key| match key {
-                    KeyMaterial::Token(digest) => digest.matches(&token),
-                    KeyMaterial::Mac(_) => subtle::Choice::from(0),
-                }))
-            }
-        };
-        found.map_or(Verdict::Mismatch, Verdict::Match)
-    }
-}
-
-fn feed(keys: &mut [KeyMaterial], bytes: &[u8]) {
-    for key in keys {
-        match key {
-            KeyMaterial::Mac(mac) => mac.update(bytes),
-            KeyMaterial::Token(_) => {}
-        }
-    }
-}
-
 /// Header values that carry a signature, for [`Scheme::sign`].
 pub type SignatureHeaders = Vec<(HeaderName, HeaderValue)>;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;

@@ -143,6 +143,8 @@ pub struct FetchSpec {
     pub url: Option<String>,
     /// Hosts that an address from the request may have; `*` is one or more labels.
     pub hosts: Vec<String>,
+    /// Pattern of the address's path, where the request says it; `*` is any text.
+    pub path: Option<String>,
     /// Where in the answer, a JSON document, the key is; left out: the answer is the key document.
     pub pointer: Option<String>,
     /// Template of a JSON body: the address is asked by POST.

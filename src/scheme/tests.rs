@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use proptest::prelude::*;
 
 use super::*;
@@ -41,13 +41,25 @@ fn check(
     body: &[u8],
     now: UnixTime,
 ) -> Result<bool, &'static str> {
-    let claim = scheme
-        .claim(&headers(pairs), now)
-        .map_err(|error| error.reason())?;
-    let key = scheme.key(&secret(SECRET));
+    let headers = headers(pairs);
+    let head = head(&headers);
+    let claim = scheme.claim(&head, now).map_err(|error| error.reason())?;
+    let key = scheme.key(&secret(SECRET)).unwrap();
     let mut check = scheme.start(claim, [&key]);
     check.update(body);
-    Ok(check.finish() == Verdict::Match(0))
+    let (verdict, _) = check
+        .finish_whole(&Request { head, body })
+        .map_err(|error| error.reason())?;
+    Ok(verdict == Verdict::Match(0))
+}
+
+fn head(headers: &HeaderMap) -> RequestHead<'_> {
+    RequestHead {
+        method: &Method::POST,
+        target: "/hooks",
+        headers,
+        url: None,
+    }
 }
 
 #[test]
@@ -301,13 +313,13 @@ fn tries_every_key_and_names_the_one_that_matched() {
         scheme("algorithm = \"hmac-sha1\"\nsignature = { header = \"x-sig\", encoding = \"hex\" }");
     let keys: Vec<_> = [&b"one"[..], SECRET, b"three"]
         .iter()
-        .map(|bytes| scheme.key(&secret(bytes)))
+        .map(|bytes| scheme.key(&secret(bytes)).unwrap())
         .collect();
     let good = headers(&[("x-sig", "a6f602a08b31c57a4ffb65afc6c29280cc5069f4")]);
     let finish = |keys: &[Key]| {
         let mut check = scheme.start(
             scheme
-                .claim(&good, NOW)
+                .claim(&head(&good), NOW)
                 .unwrap_or_else(|error| panic!("{error}")),
             keys,
         );
@@ -324,7 +336,7 @@ fn none_vouches_for_nothing() {
     let scheme = Scheme::none();
     let check = scheme.start(
         scheme
-            .claim(&HeaderMap::new(), NOW)
+            .claim(&head(&HeaderMap::new()), NOW)
             .unwrap_or_else(|error| panic!("{error}")),
         [],
     );
@@ -337,15 +349,15 @@ fn says_everything_that_is_wrong_with_a_scheme() {
         (
             "algorithm = \"md5\"\nsignature = { header = \"x\", encoding = \"hex\" }",
             &[
-                "algorithm: `md5` is not an algorithm; one of `hmac-sha1`, `hmac-sha256`, `hmac-sha384`, `hmac-sha512`, `token`",
+                "content: a plain hash without the secret proves nothing: anyone can compute it; put `{secret}` into `content`, or use an HMAC",
             ][..],
         ),
         (
             "algorithm = \"hmac-sha1\"\nsignature = { header = \"x y\", encoding = \"hexx\" }\ncontent = \"{time}\"",
             &[
-                "signature.header: `x y` is not a header name; use letters, digits and `-`, such as `x-signature`",
                 "signature.encoding: `hexx` is not an encoding; one of `hex`, `base64`, `base64url`, `base64url-nopad`",
-                "content: `{time}` is not a part of the request that can be signed; one of `{body}`, `{timestamp}`",
+                "content: `{time}` is not a part of the request that can be signed; one of `{body}`, `{timestamp}`, `{id}`, `{method}`, `{target}`, `{path}`, `{url}`, `{query}`, `{form}`, `{secret}`, `{protected}`, or a place such as `{header:NAME}`",
+                "signature.header: `x y` is not a header name; use letters, digits and `-`, such as `x-signature`",
             ],
         ),
         (
@@ -383,9 +395,33 @@ fn says_everything_that_is_wrong_with_a_scheme() {
             ],
         ),
         (
-            "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", encoding = \"hex\" }\ncontent = \"{timestamp}{body}\"\ntimestamp = { header = \"t\", unit = \"rfc3339\" }",
+            "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", encoding = \"hex\" }\ncontent = \"{secret}{body}\"",
             &[
-                "content: nothing separates the timestamp from what follows, and an RFC 3339 time has no fixed length; put a separator between them, such as `.`",
+                "content: `{secret}` belongs to plain hashes; here it is the key; remove it from `content`",
+            ],
+        ),
+        (
+            "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", query = \"y\", encoding = \"hex\" }",
+            &[
+                "signature: more than one place is named; write exactly one of `header`, `query`, `form`, `json`",
+            ],
+        ),
+        (
+            "algorithm = { a = \"hmac-sha1\" }\nsignature = { header = \"x\", encoding = \"hex\" }",
+            &[
+                "algorithm: it is not said where the sender names the algorithm; write `{algorithm}` into `signature.prefix` or `signature.list.tag`",
+            ],
+        ),
+        (
+            "algorithm = \"hmac-sha1\"\nsignature = { header = \"x\", encoding = \"hex\" }\ncontent = \"{json:/a/*/b}\"",
+            &[
+                "the `*` in JSON value `/a/*/b` is not the one at which the signature stands; let `signature.json` have the same path up to its `*`",
+            ],
+        ),
+        (
+            "algorithm = \"rsa-sha256\"\nsignature = { header = \"x\", encoding = \"base64\" }\nfetch = { url = \"{header:y}\" }",
+            &[
+                "fetch: the request says from which host keys are fetched; add `hosts`, the ones that it may name",
             ],
         ),
         (
@@ -515,8 +551,8 @@ proptest! {
         let signed: HeaderMap = scheme.sign(&key_secret, &body, NOW).unwrap().into_iter().collect();
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(body.len() + 1)).chain([0, body.len()]).collect();
         cuts.sort_unstable();
-        let key = scheme.key(&key_secret);
-        let mut check = scheme.start(scheme.claim(&signed, NOW).unwrap_or_else(|error| panic!("{error}")), [&key]);
+        let key = scheme.key(&key_secret).unwrap();
+        let mut check = scheme.start(scheme.claim(&head(&signed), NOW).unwrap_or_else(|error| panic!("{error}")), [&key]);
         for pair in cuts.windows(2) {
             check.update(&body[pair[0]..pair[1]]);
         }
@@ -546,6 +582,6 @@ proptest! {
                 headers.insert(name, value);
             }
         }
-        let _ = scheme.claim(&headers, UnixTime::from_millis(now));
+        let _ = scheme.claim(&head(&headers), UnixTime::from_millis(now));
     }
 }
