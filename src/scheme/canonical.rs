@@ -56,6 +56,15 @@ impl Canonical {
         !matches!(self, Self::Rfc9421)
     }
 
+    /// The headers that say how it is made.
+    pub(super) fn headers(self) -> &'static [&'static str] {
+        match self {
+            Self::Contentful => &["x-contentful-signed-headers"],
+            Self::Rfc9421 => &["signature-input"],
+            Self::Sns | Self::PlivoV3 | Self::Truelayer | Self::Unisender => &[],
+        }
+    }
+
     pub(super) fn write<'a>(self, context: &Context<'a>, secret: Option<&[u8]>) -> Written<'a> {
         let body = context.body.unwrap_or_default();
         match self {

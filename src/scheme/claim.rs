@@ -1,6 +1,6 @@
 //! What the sender says, read strictly from the head. It proves nothing.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use data_encoding::{BASE64, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
 
@@ -16,6 +16,8 @@ use crate::clock::UnixTime;
 
 /// The sender's claim: decoded candidates and the signed time. Made by anyone, worth nothing until checked.
 pub struct Claim {
+    /// What it was read by; `None`: nothing is checked.
+    pub(super) plan: Option<Arc<Plan>>,
     pub(super) presented: Presented,
     /// For each alternative of the content, what is fed around the body; empty: the body alone.
     pub(super) runs: Vec<Vec<Step>>,
@@ -163,11 +165,13 @@ impl Scheme {
     /// # Errors
     /// [`ClaimError`] if a part is missing, repeated, malformed, or signed at a time outside the tolerance.
     pub fn claim(&self, head: &RequestHead<'_>, now: UnixTime) -> Result<Claim, ClaimError> {
-        let (presented, runs, timestamp) = match self.plan.as_deref() {
+        let plan = self.plan_for(head);
+        let (presented, runs, timestamp) = match plan {
             None => (Presented::Nothing, Vec::new(), None),
             Some(plan) => plan.claim(head, now)?,
         };
         Ok(Claim {
+            plan: plan.cloned(),
             presented,
             runs,
             timestamp,

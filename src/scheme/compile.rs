@@ -19,7 +19,7 @@ use super::{
         Algorithms, FetchSpec, IdSpec, ListSpec, SchemeSpec, SecretSpec, SignatureSpec,
         TimestampSpec,
     },
-    template::{self, Params, Part, Place, Source, Template, TemplateFault, Token},
+    template::{self, Filter, Params, Part, Place, Source, Template, TemplateFault, Token},
     time::{TimeUnit, TimestampPlan},
 };
 
@@ -108,6 +108,15 @@ pub(super) fn compile(
         errors: Vec::new(),
     };
     let plan = compiler.plan(spec);
+    let renamed = match spec.renamed.len() {
+        0 => None,
+        1 => compiler.plan(&renamed(spec)),
+        _ => compiler.fault(
+            &["renamed"],
+            "the headers can be renamed in one way only",
+            "name one beginning, such as `{ \"svix-\" = \"webhook-\" }`",
+        ),
+    };
     for missing in std::mem::take(&mut compiler.params.missing) {
         compiler.fault::<()>(
             &["params"],
@@ -129,9 +138,35 @@ pub(super) fn compile(
         Some(plan) if compiler.errors.is_empty() => Ok(Scheme {
             name: name.into(),
             plan: Some(Arc::new(plan)),
+            renamed: renamed.map(Arc::new),
         }),
         _ => Err(compiler.errors),
     }
+}
+
+/// The same scheme with its headers' other names.
+fn renamed(spec: &SchemeSpec) -> SchemeSpec {
+    let mut spec = spec.clone();
+    for (from, to) in std::mem::take(&mut spec.renamed) {
+        let header = |name: &mut String| {
+            if let Some(rest) = name.strip_prefix(&*from) {
+                *name = format!("{to}{rest}");
+            }
+        };
+        let places = [
+            &mut spec.signature.header,
+            &mut spec.timestamp.get_or_insert_default().header,
+            &mut spec.id.get_or_insert_default().header,
+        ];
+        places.into_iter().flatten().for_each(header);
+        for content in &mut spec.content.0 {
+            *content = content.replace(&format!("header:{from}"), &format!("header:{to}"));
+        }
+    }
+    spec.timestamp
+        .take_if(|timestamp| *timestamp == TimestampSpec::default());
+    spec.id.take_if(|id| *id == IdSpec::default());
+    spec
 }
 
 impl Compiler<'_> {
@@ -868,8 +903,12 @@ impl Compiler<'_> {
             token.source == Source::Url || token.source == Source::Canonical(Canonical::PlivoV3)
         });
         let body = Source::Place(Place::Body);
+        // Anyone can find another body with the same CRC.
         let whole_body = |tokens: &[&Token]| {
-            tokens.iter().any(|token| token.source == body || matches!(token.source, Source::Canonical(canonical) if canonical.covers_body()) || (token.source == Source::Form))
+            let strong = tokens
+                .iter()
+                .filter(|token| !token.filters.contains(&Filter::Crc32));
+            strong.copied().any(|token| token.source == body || matches!(token.source, Source::Canonical(canonical) if canonical.covers_body()) || (token.source == Source::Form))
         };
         let covered_require = plan
             .require
@@ -925,10 +964,24 @@ impl Compiler<'_> {
         plan.streams = streams(plan, in_head);
         let mut headers: Vec<HeaderName> = plan.signature.headers().cloned().collect();
         for place in plan.places() {
-            if let Place::Header(name) = place
-                && !headers.contains(name)
-            {
-                headers.push(name.clone());
+            let names = match place {
+                Place::Header(name) => std::slice::from_ref(name),
+                _ => &[],
+            };
+            for name in names {
+                if !headers.contains(name) {
+                    headers.push(name.clone());
+                }
+            }
+        }
+        for token in plan.contents.iter().flat_map(Template::tokens) {
+            if let Source::Canonical(canonical) = token.source {
+                headers.extend(
+                    canonical
+                        .headers()
+                        .iter()
+                        .map(|name| HeaderName::from_static(name)),
+                );
             }
         }
         plan.headers = headers;

@@ -207,6 +207,8 @@ impl<'a> Context<'a> {
                 Part::Token(token) => {
                     let value = self.token(token, secret)?;
                     if let Some(Part::Text(separator)) = parts.get(i + 1)
+                        // At the very end a text separates nothing.
+                        && i + 2 < parts.len()
                         && is_free(token)
                         && holds(&value, separator)
                     {

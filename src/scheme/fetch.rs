@@ -12,6 +12,7 @@ use super::{
     context::Context,
     json::{self, Pointer},
     keys,
+    locate::Site,
     plan::{Algorithm, FetchPlan, JoseAlgorithm, Plan, Shape},
     template::{Part, Place, Source, Template},
 };
@@ -54,7 +55,7 @@ impl Scheme {
         request: &Request<'_>,
         secret: Option<&Secret>,
     ) -> Result<Option<KeyRequest>, ClaimError> {
-        let Some(plan) = &self.plan else {
+        let Some(plan) = self.plan_for(&request.head) else {
             return Ok(None);
         };
         let Some(fetch) = &plan.fetch else {
@@ -69,6 +70,13 @@ impl Scheme {
         context.document = document
             .as_deref()
             .and_then(|document| std::str::from_utf8(document).ok());
+        // Of several tokens the first says where the keys are: it is one issuer that signs them all.
+        if let Site::Place(Place::Json(pointer)) = &plan.signature.site
+            && pointer.has_star()
+        {
+            let items = json::items(context.document.unwrap_or_default(), pointer);
+            context.star = items.ok().and_then(|items| items.into_iter().next());
+        }
         let values = plan.signature.values(&context)?;
         let (candidates, items) = plan.signature.split(&values, &context)?;
         let token = match (plan.shape, &*candidates) {

@@ -82,6 +82,8 @@ pub struct Scheme {
     name: String,
     /// `None`: the operator wrote `scheme = "none"`; nothing is checked, nothing is vouched for.
     plan: Option<Arc<Plan>>,
+    /// The same with the headers' other names.
+    renamed: Option<Arc<Plan>>,
 }
 
 /// A secret made ready for one scheme. No `Debug`; wiped when dropped.
@@ -159,6 +161,26 @@ impl Scheme {
         Self {
             name: Self::NONE.into(),
             plan: None,
+            renamed: None,
+        }
+    }
+
+    /// The plan by which a request is read: that of the headers' other names where only those came.
+    fn plan_for(&self, head: &RequestHead<'_>) -> Option<&Arc<Plan>> {
+        match (&self.plan, &self.renamed) {
+            (Some(plan), Some(renamed)) => {
+                let came = |plan: &Plan| {
+                    plan.headers
+                        .iter()
+                        .any(|name| head.headers.contains_key(name))
+                };
+                Some(if !came(plan) && came(renamed) {
+                    renamed
+                } else {
+                    plan
+                })
+            }
+            (plan, _) => plan.as_ref(),
         }
     }
 
@@ -216,7 +238,7 @@ impl Scheme {
 
     /// What tells this delivery from another: the value that the scheme's `id` names. Ask only for verified requests.
     pub fn delivery_id(&self, request: &Request<'_>) -> Option<Vec<u8>> {
-        let plan = self.plan.as_ref()?;
+        let plan = self.plan_for(&request.head)?;
         let place = plan.id.as_ref()?;
         let mut context = plan.context(request.head);
         context.body = Some(request.body);
@@ -263,21 +285,24 @@ impl Scheme {
     /// Replaces the allowed clock difference. Answers `false`, and changes nothing, if the scheme signs no time.
     #[must_use]
     pub fn set_tolerance(&mut self, tolerance: Duration) -> bool {
-        let Some(plan) = &mut self.plan else {
-            return false;
-        };
-        if plan.timestamp.is_none() {
-            return false;
+        let mut set = false;
+        for plan in self.plan.iter_mut().chain(&mut self.renamed) {
+            if plan.timestamp.is_some()
+                && let Some(timestamp) = &mut Arc::make_mut(plan).timestamp
+            {
+                timestamp.tolerance = tolerance;
+                set = true;
+            }
         }
-        if let Some(timestamp) = &mut Arc::make_mut(plan).timestamp {
-            timestamp.tolerance = tolerance;
-        }
-        true
+        set
     }
 
     /// The headers that the scheme reads.
     pub fn headers(&self) -> impl Iterator<Item = &HeaderName> {
-        self.plan.iter().flat_map(|plan| &plan.headers)
+        self.plan
+            .iter()
+            .chain(&self.renamed)
+            .flat_map(|plan| &plan.headers)
     }
 
     /// Makes a key of a secret.
@@ -302,7 +327,7 @@ impl Scheme {
         if streams {
             let algorithms = match &claim.presented {
                 Presented::Tag { algorithm, .. } => *algorithm..*algorithm + 1,
-                _ => 0..self.plan.as_ref().map_or(0, |plan| plan.algorithms.len()),
+                _ => 0..claim.plan.as_ref().map_or(0, |plan| plan.algorithms.len()),
             };
             let keys: Vec<_> = keys.into_iter().collect();
             for algorithm in algorithms {

@@ -3,9 +3,10 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
-    KeyError, KeyMaterial, Scheme, SignatureHeaders,
+    KeyError, KeyMaterial, Request, Scheme, SignatureHeaders,
     claim::ClaimError,
     context::RequestHead,
+    json,
     locate::{Items, Site},
     plan::{Algorithm, Encoding, JoseAlgorithm, Plan, Shape},
     template::Place,
@@ -28,11 +29,11 @@ pub enum SignError {
     /// The secret is not of the scheme's form.
     #[error("the secret")]
     Key(#[source] KeyError),
-    /// The signature does not stand in a header.
+    /// The signature stands in the body, which has no place for it.
     #[error(
-        "the signature of this scheme stands in the body or the query; put it there before signing"
+        "the signature of this scheme stands in the body, which has no place for it; put any text there first"
     )]
-    NotInHeader,
+    NoPlace,
     /// A part that is signed is missing.
     #[error("the request cannot be signed")]
     Part(#[source] ClaimError),
@@ -42,6 +43,10 @@ pub enum SignError {
 pub struct Signed {
     /// Headers to add. Their values are marked sensitive.
     pub headers: SignatureHeaders,
+    /// Path and query with the signature in them, where it stands in the query.
+    pub target: Option<String>,
+    /// The body with the signature in it, where it stands in the body.
+    pub body: Option<Vec<u8>>,
 }
 
 impl Scheme {
@@ -79,9 +84,9 @@ impl Scheme {
         let plan = self.plan.as_ref().ok_or(SignError::Unsigned)?;
         let key = plan.key(secret.expose()).map_err(SignError::Key)?;
         let header = match &plan.signature.site {
-            Site::Header(header) => header.clone(),
-            Site::Numbered(names) => names.first().cloned().ok_or(SignError::NotInHeader)?,
-            Site::Place(_) => return Err(SignError::NotInHeader),
+            Site::Header(header) => Some(header.clone()),
+            Site::Numbered(names) => names.first().cloned(),
+            Site::Place(_) => None,
         };
         let mut headers = head.headers.clone();
         let mut added = SignatureHeaders::new();
@@ -105,8 +110,17 @@ impl Scheme {
                     value.extend_from_slice(encode(encoding, secret.expose()).as_bytes())
                 }
             }
-            add(&mut headers, &header, &value)?;
-            return Ok(Signed { headers: added });
+            return match header {
+                Some(header) => {
+                    add(&mut headers, &header, &value)?;
+                    Ok(Signed {
+                        headers: added,
+                        target: None,
+                        body: None,
+                    })
+                }
+                None => plan.put_elsewhere(head, body, added, &|_| Ok(value.clone())),
+            };
         }
         let mut items = Items::default();
         let mut listed: Vec<(String, Vec<u8>)> = Vec::new();
@@ -120,6 +134,18 @@ impl Scheme {
                 }
                 _ => {}
             }
+        }
+        // Items that the content holds besides: a sender has something to say there.
+        for name in plan.signature.list.iter().flat_map(|list| &list.read) {
+            if items.get(name).is_none() {
+                items.push(name, b"test");
+                listed.push((name.to_string(), b"test".to_vec()));
+            }
+        }
+        let signed_headers = HeaderName::from_static("x-contentful-signed-headers");
+        if plan.headers.contains(&signed_headers) && !headers.contains_key(&signed_headers) {
+            let list = b"x-contentful-signed-headers,x-contentful-timestamp";
+            add(&mut headers, &signed_headers, list)?;
         }
         if let Some(Place::Header(name)) = &plan.id
             && !headers.contains_key(name)
@@ -136,29 +162,53 @@ impl Scheme {
         };
         let mut context = plan.context(signed_head);
         context.body = Some(body);
-        context.document = std::str::from_utf8(body).ok();
+        let document = plan
+            .document_of(&Request {
+                head: signed_head,
+                body,
+            })
+            .ok();
+        context.document = document
+            .as_deref()
+            .and_then(|document| std::str::from_utf8(document).ok());
         context.items = Some(&items);
-        let value = match plan.shape {
-            Shape::Jwt => plan.write_jwt(&key, &context, now)?,
-            Shape::Tag => {
-                let template = plan.contents.first().ok_or(SignError::NotInHeader)?;
-                let mut hasher = key.hasher(0).ok_or(SignError::PublicKey)?;
-                for part in context
-                    .fill(template, key.secret())
-                    .map_err(SignError::Part)?
-                {
-                    hasher.update(&part);
+        let value = |star: Option<&str>| -> Result<Vec<u8>, SignError> {
+            let mut context = context;
+            // The item's own text, which lives as long as the body.
+            context.star = match (star, &plan.signature.site) {
+                (Some(_), Site::Place(Place::Json(pointer))) => {
+                    json::items(context.document.unwrap_or_default(), pointer)
+                        .ok()
+                        .and_then(|items| items.into_iter().find(|item| Some(*item) == star))
                 }
-                let tag = encode(
-                    plan.encoding.unwrap_or(Encoding::Hex),
-                    hasher.tag().as_bytes(),
-                );
-                plan.write_value(&tag, &listed)
+                _ => None,
+            };
+            match plan.shape {
+                Shape::Jwt => plan.write_jwt(&key, &context, now).map(String::into_bytes),
+                Shape::Tag => {
+                    let template = plan.contents.first().ok_or(SignError::NoPlace)?;
+                    let mut hasher = key.hasher(0).ok_or(SignError::PublicKey)?;
+                    for part in context
+                        .fill(template, key.secret())
+                        .map_err(SignError::Part)?
+                    {
+                        hasher.update(&part);
+                    }
+                    let tag = encode(
+                        plan.encoding.unwrap_or(Encoding::Hex),
+                        hasher.tag().as_bytes(),
+                    );
+                    Ok(plan.write_value(&tag, &listed).into_bytes())
+                }
+                Shape::PublicKey | Shape::Jws | Shape::Token => Err(SignError::PublicKey),
             }
-            Shape::PublicKey | Shape::Jws | Shape::Token => return Err(SignError::PublicKey),
         };
+        let Some(header) = header else {
+            return plan.put_elsewhere(head, body, added, &value);
+        };
+        let value = value(None)?;
         let mut all = SignatureHeaders::new();
-        all.push((header, sensitive(value.as_bytes())?));
+        all.push((header, sensitive(&value)?));
         all.extend(added);
         for requirement in &plan.require {
             if let [Place::Header(name)] = &*requirement.places
@@ -172,11 +222,93 @@ impl Scheme {
                 all.push((name.clone(), sensitive(&value)?));
             }
         }
-        Ok(Signed { headers: all })
+        Ok(Signed {
+            headers: all,
+            target: None,
+            body: None,
+        })
     }
 }
 
 impl Plan {
+    /// Puts a signature that stands in no header where it belongs.
+    fn put_elsewhere(
+        &self,
+        head: &RequestHead<'_>,
+        body: &[u8],
+        headers: SignatureHeaders,
+        value: &dyn Fn(Option<&str>) -> Result<Vec<u8>, SignError>,
+    ) -> Result<Signed, SignError> {
+        let mut signed = Signed {
+            headers,
+            target: None,
+            body: None,
+        };
+        let with_field = |fields: &[u8], name: &str, value: &[u8]| {
+            let mut kept: Vec<Vec<u8>> = fields
+                .split(|byte| *byte == b'&')
+                .filter(|field| {
+                    !field.is_empty()
+                        && field.split(|byte| *byte == b'=').next() != Some(name.as_bytes())
+                })
+                .map(<[u8]>::to_vec)
+                .collect();
+            kept.push([name.as_bytes(), b"=", &escaped(value)].concat());
+            kept.join(&b'&')
+        };
+        match &self.signature.site {
+            Site::Place(Place::Query(name)) => {
+                let query = with_field(head.query().as_bytes(), name, &value(None)?);
+                signed.target = Some(format!(
+                    "{}?{}",
+                    head.path(),
+                    String::from_utf8_lossy(&query)
+                ));
+            }
+            Site::Place(Place::Form(name)) => {
+                signed.body = Some(with_field(body, name, &value(None)?))
+            }
+            Site::Place(Place::Body) => signed.body = Some(value(None)?),
+            Site::Place(Place::Json(pointer)) => {
+                let document = self
+                    .document_of(&Request { head: *head, body })
+                    .map_err(SignError::Part)?;
+                let document = std::str::from_utf8(&document).map_err(|_| SignError::NoPlace)?;
+                let stars: Vec<_> = match pointer.has_star() {
+                    true => json::items(document, pointer)
+                        .map_err(|_| SignError::NoPlace)?
+                        .into_iter()
+                        .map(Some)
+                        .collect(),
+                    false => vec![None],
+                };
+                let mut signed_body = body.to_vec();
+                // From the end, so that places before stay where they are.
+                for star in stars.into_iter().rev() {
+                    let raw = json::find(document, pointer, star)
+                        .ok()
+                        .flatten()
+                        .ok_or(SignError::NoPlace)?;
+                    let text = String::from_utf8_lossy(&value(star)?).into_owned();
+                    let text = serde_json::to_string(&text).map_err(|_| SignError::NoPlace)?;
+                    let at = (raw.as_ptr() as usize)
+                        .checked_sub(body.as_ptr() as usize)
+                        .ok_or(SignError::NoPlace)?;
+                    if at
+                        .checked_add(raw.len())
+                        .is_none_or(|end| end > signed_body.len())
+                    {
+                        return Err(SignError::NoPlace);
+                    }
+                    signed_body.splice(at..at + raw.len(), text.into_bytes());
+                }
+                signed.body = Some(signed_body);
+            }
+            Site::Place(_) | Site::Header(_) | Site::Numbered(_) => return Err(SignError::NoPlace),
+        }
+        Ok(signed)
+    }
+
     /// The tag as the signature's grammar writes it.
     fn write_value(&self, tag: &str, listed: &[(String, Vec<u8>)]) -> String {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -265,6 +397,19 @@ fn encode(encoding: Encoding, bytes: &[u8]) -> String {
             encoding.codec().encode(bytes)
         }
     }
+}
+
+/// A value as a form or a query holds it.
+fn escaped(value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for byte in value {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            out.push(*byte);
+        } else {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+    out
 }
 
 fn write_time(unit: TimeUnit, time: UnixTime) -> String {

@@ -35,6 +35,8 @@ pub struct SchemeSpec {
     pub document: Option<String>,
     /// A form field that comes more than once: left out, refused; `last`: its last value counts.
     pub repeated_fields: Option<String>,
+    /// All headers of the scheme together may have other names: beginning, and the one that stands for it.
+    pub renamed: BTreeMap<String, String>,
     /// Where public keys are fetched from; left out: the route's secrets are the keys.
     pub fetch: Option<FetchSpec>,
 }
