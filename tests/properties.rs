@@ -39,6 +39,101 @@ fn joined(parts: [Vec<u8>; 2]) -> Input {
     Input(parts.join(&0))
 }
 
+const SIGNATURES: &[&str] = &[
+    "t=1795435200",
+    "t=",
+    "v1=",
+    ",",
+    " ",
+    "=",
+    "/",
+    "k/SHA1/",
+    "k/SHA256/",
+    "sha256=",
+    "Bearer ",
+    "1795435200",
+    "0000000000",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "eyJhbGciOiJIUzI1NiJ9",
+    "eyJhbGciOiJub25lIn0",
+    ".",
+    "..",
+    "e30",
+    "sig=:",
+    ":",
+    "sig=(\"content-digest\")",
+    ";created=1795435200",
+    ";keyid=\"a\"",
+    "\0",
+    "{\"a\":[",
+    "{\"v\":1,\"s\":\"00\"}",
+    "]}",
+    "é",
+];
+
+const TEMPLATES: &[&str] = &[
+    "{body}",
+    "{timestamp}",
+    "{id}",
+    ".",
+    ":",
+    "{secret}",
+    "{url}",
+    "{method}",
+    "{target}",
+    "{body|sha256|hex}",
+    "{body|jcs}",
+    "{body|json-string}",
+    "{body|gunzip}",
+    "{form|sorted}",
+    "{query|sorted}",
+    "{json:/a}",
+    "{json:/a?|lower}",
+    "{form:a}",
+    "{header:x-i}",
+    "{query:a}",
+    "{?body}",
+    "{/?}",
+    "{{",
+    "}}",
+    "{",
+    "}",
+    "|",
+    "{canonical:sns}",
+    "{canonical:plivo-v3}",
+    "{canonical:truelayer}",
+    "{canonical:contentful}",
+    "{canonical:unisender}",
+    "{url|default-port}",
+    "{url|unescaped}",
+    "{body|crc32}",
+    "{protected}",
+];
+
+const BODIES: &[&str] = &[
+    "{\"a\":",
+    "\"x\"",
+    "1e21",
+    "[",
+    "]",
+    "}",
+    ",",
+    "a=",
+    "&",
+    "%41",
+    "+",
+    "%",
+    "\\u0041",
+    "{\"auth\":\"00\"}",
+    "{\"Type\":\"Notification\"}",
+    "\x1f",
+    "é",
+    "null",
+    "true",
+    " ",
+    "\r\n",
+];
+
 /// A scheme that mostly compiles.
 fn scheme() -> impl Strategy<Value = Vec<u8>> {
     let word = |of: &'static [&'static str]| select(of);
@@ -308,6 +403,18 @@ proptest! {
     ) {
         bodies::claim(&any.0);
         bodies::claim(&likely.0);
+    }
+
+    #[test]
+    fn no_signature_of_a_stranger_verifies(any in bytes(), which in any::<u8>(), likely in pieces(SIGNATURES, 16)) {
+        bodies::signature(&any.0);
+        bodies::signature(&[&[which][..], &likely].concat());
+    }
+
+    #[test]
+    fn templates_cover_the_body_that_they_hold(any in bytes(), likely in (pieces(TEMPLATES, 8), pieces(BODIES, 8)).prop_map(|(template, body)| joined([template, body]))) {
+        bodies::template(&any.0);
+        bodies::template(&likely.0);
     }
 
     #[test]

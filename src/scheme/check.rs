@@ -158,7 +158,10 @@ fn any(all: impl IntoIterator<Item = Choice>) -> Choice {
 fn token_matches(key: &KeyMaterial, tokens: &[TokenDigest]) -> Choice {
     match key {
         KeyMaterial::Token(digest) => any(tokens.iter().map(|token| digest.matches(token))),
-        _ => Choice::from(0),
+        KeyMaterial::Mac(_)
+        | KeyMaterial::Macs(_)
+        | KeyMaterial::Secret(..)
+        | KeyMaterial::Public(_) => Choice::from(0),
     }
 }
 
@@ -188,7 +191,7 @@ impl Plan {
         }
         let star = match &self.signature.site {
             Site::Place(Place::Json(pointer)) if pointer.has_star() => Some(pointer),
-            _ => None,
+            Site::Header(_) | Site::Numbered(_) | Site::Place(_) => None,
         };
         let Some(pointer) = star else {
             return self.judge_one(&context, keys, now);
@@ -279,7 +282,7 @@ impl Plan {
                                 signature: self.signature_bytes(candidate.text, algorithm)?,
                                 algorithm,
                             },
-                            _ => Decoded {
+                            Shape::Token | Shape::Tag | Shape::Jwt | Shape::Jws => Decoded {
                                 tag: Some(self.tag(candidate.text, algorithm)?),
                                 signature: Vec::new(),
                                 algorithm,
@@ -305,7 +308,7 @@ impl Plan {
             // Public keys sign one content for all; it is joined once.
             let joined = match self.shape {
                 Shape::PublicKey => Some(join(context.fill(template, None)?)),
-                _ => None,
+                Shape::Token | Shape::Tag | Shape::Jwt | Shape::Jws => None,
             };
             for key in keys {
                 let mut any = Choice::from(0);
@@ -360,7 +363,11 @@ impl Plan {
             .enumerate()
             .find_map(|(place, algorithm)| match algorithm {
                 Algorithm::Jose(name, jose) if name.alg == named => Some((place, *jose)),
-                _ => None,
+                Algorithm::Token
+                | Algorithm::Hmac(_)
+                | Algorithm::Digest(_)
+                | Algorithm::Public(_)
+                | Algorithm::Jose(..) => None,
             });
         let Some((place, algorithm)) = allowed else {
             return Err(ClaimError::RequirementFailed(Place::Protected(
@@ -380,7 +387,7 @@ impl Plan {
                 }
                 join(context.fill(template, None)?)
             }
-            _ => Cow::Owned(token.signed()),
+            Shape::Token | Shape::Tag | Shape::PublicKey | Shape::Jwt => Cow::Owned(token.signed()),
         };
         let id = token.header_text("kid");
         let found = mac::first_match(keys.iter().map(|key| match (algorithm, key) {

@@ -26,6 +26,9 @@ pub struct Claim {
     pub(super) now: UnixTime,
 }
 
+/// What is presented, what is fed around the body, and the signed time.
+type Read = (Presented, Vec<Vec<Step>>, Option<UnixTime>);
+
 pub(super) enum Presented {
     Nothing,
     Tag {
@@ -181,11 +184,7 @@ impl Scheme {
 }
 
 impl Plan {
-    fn claim(
-        &self,
-        head: &RequestHead<'_>,
-        now: UnixTime,
-    ) -> Result<(Presented, Vec<Vec<Step>>, Option<UnixTime>), ClaimError> {
+    fn claim(&self, head: &RequestHead<'_>, now: UnixTime) -> Result<Read, ClaimError> {
         let mut context = self.context(*head);
         // The usual scheme: one tag in one header over the body alone. No allocation.
         if let Some(header) = self.simple_header() {
@@ -287,10 +286,12 @@ impl Plan {
         let Some(plan) = &self.timestamp else {
             return Ok(None);
         };
-        let written = context.value(&plan.place).map_err(|error| match error {
-            ClaimError::PartRepeated(place) => ClaimError::TimestampRepeated(place),
-            other => other,
-        })?;
+        let written = match context.value(&plan.place) {
+            Err(ClaimError::PartRepeated(place)) => {
+                return Err(ClaimError::TimestampRepeated(place));
+            }
+            value => value?,
+        };
         let written = written.ok_or_else(|| ClaimError::TimestampMissing(plan.place.clone()))?;
         plan.read(&written, now).map(Some)
     }

@@ -325,7 +325,7 @@ impl Compiler<'_> {
         }
         let names = match spec {
             Algorithms::Named(named) => named.keys().cloned().collect(),
-            _ => Vec::new(),
+            Algorithms::Missing | Algorithms::One(_) | Algorithms::Any(_) => Vec::new(),
         };
         Some((algorithms, names))
     }
@@ -796,9 +796,10 @@ impl Compiler<'_> {
                 ("json", &spec.json),
             ],
         )?;
-        Some(match place {
-            Place::Header(header) => Site::Header(header),
-            other => Site::Place(other),
+        Some(if let Place::Header(header) = place {
+            Site::Header(header)
+        } else {
+            Site::Place(place)
         })
     }
 
@@ -933,7 +934,11 @@ impl Compiler<'_> {
                                 .tokens()
                                 .any(|token| token.source == Source::Canonical(Canonical::Rfc9421))
                         }),
-                        _ => false,
+                        Place::Form(_)
+                        | Place::Json(_)
+                        | Place::Item(_)
+                        | Place::Protected(_)
+                        | Place::Body => false,
                     })
             });
         let body_in_content = !plan.contents.is_empty()
@@ -945,7 +950,9 @@ impl Compiler<'_> {
             matches!(plan.signature.site, Site::Place(Place::Body)) && plan.shape == Shape::Jwt;
         plan.covers_body = match plan.shape {
             Shape::Token => false,
-            _ => body_in_content || covered_require || signed_body,
+            Shape::Tag | Shape::PublicKey | Shape::Jwt | Shape::Jws => {
+                body_in_content || covered_require || signed_body
+            }
         };
         self.covered_parts(plan, body_in_content || signed_body);
         self.secrets_in_content(plan);
@@ -966,7 +973,13 @@ impl Compiler<'_> {
         for place in plan.places() {
             let names = match place {
                 Place::Header(name) => std::slice::from_ref(name),
-                _ => &[],
+                Place::Query(_)
+                | Place::Form(_)
+                | Place::Json(_)
+                | Place::Item(_)
+                | Place::Claim(_)
+                | Place::Protected(_)
+                | Place::Body => &[],
             };
             for name in names {
                 if !headers.contains(name) {
@@ -1020,7 +1033,12 @@ impl Compiler<'_> {
                 {
                     *own == Source::Timestamp
                 }
-                _ => in_every(&|token: &Token| {
+                Place::Header(_)
+                | Place::Query(_)
+                | Place::Form(_)
+                | Place::Json(_)
+                | Place::Item(_)
+                | Place::Body => in_every(&|token: &Token| {
                     token.source == *own || token.source == Source::Place(place.clone())
                 }),
             }
@@ -1147,13 +1165,19 @@ impl Compiler<'_> {
     fn stars(&mut self, plan: &Plan) {
         let own = match &plan.signature.site {
             Site::Place(Place::Json(pointer)) if pointer.has_star() => Some(pointer),
-            _ => None,
+            Site::Header(_) | Site::Numbered(_) | Site::Place(_) => None,
         };
         let stray = plan.places().find(|place| match place {
             Place::Json(pointer) => {
                 pointer.has_star() && !own.is_some_and(|own| own.shares_star(pointer))
             }
-            _ => false,
+            Place::Header(_)
+            | Place::Query(_)
+            | Place::Form(_)
+            | Place::Item(_)
+            | Place::Claim(_)
+            | Place::Protected(_)
+            | Place::Body => false,
         });
         if let Some(place) = stray {
             self.fault::<()>(
@@ -1272,7 +1296,15 @@ fn needs_body(
             Source::Form | Source::Canonical(_) => true,
             Source::Timestamp => late(time),
             Source::Id => late(id),
-            _ => false,
+            Source::Place(_)
+            | Source::Method
+            | Source::Target
+            | Source::Path
+            | Source::Url
+            | Source::Query
+            | Source::Secret
+            | Source::Protected
+            | Source::Text(_) => false,
         })
 }
 

@@ -149,7 +149,16 @@ impl<'a> Context<'a> {
             Source::Id => self.id.map_or(ClaimError::UrlUnknown, |place| {
                 ClaimError::PartMissing(place.clone())
             }),
-            _ => ClaimError::UrlUnknown,
+            Source::Method
+            | Source::Target
+            | Source::Path
+            | Source::Url
+            | Source::Query
+            | Source::Form
+            | Source::Secret
+            | Source::Protected
+            | Source::Canonical(_)
+            | Source::Text(_) => ClaimError::UrlUnknown,
         };
         let mut value = match self.source(&token.source, secret)? {
             Some(value) => value,
@@ -230,7 +239,17 @@ impl<'a> Context<'a> {
         match &token.source {
             Source::Place(place) => place.clone(),
             Source::Timestamp => self.timestamp.cloned().unwrap_or(Place::Body),
-            _ => self.id.cloned().unwrap_or(Place::Body),
+            Source::Id
+            | Source::Method
+            | Source::Target
+            | Source::Path
+            | Source::Url
+            | Source::Query
+            | Source::Form
+            | Source::Secret
+            | Source::Protected
+            | Source::Canonical(_)
+            | Source::Text(_) => self.id.cloned().unwrap_or(Place::Body),
         }
     }
 }
@@ -243,7 +262,16 @@ pub(super) fn is_free(token: &Token) -> bool {
     match &token.source {
         Source::Place(Place::Body) => false,
         Source::Place(_) | Source::Timestamp | Source::Id => true,
-        _ => false,
+        Source::Method
+        | Source::Target
+        | Source::Path
+        | Source::Url
+        | Source::Query
+        | Source::Form
+        | Source::Secret
+        | Source::Protected
+        | Source::Canonical(_)
+        | Source::Text(_) => false,
     }
 }
 

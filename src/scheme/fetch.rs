@@ -141,7 +141,10 @@ impl Plan {
                 Algorithm::Public(public) | Algorithm::Jose(_, JoseAlgorithm::Public(public)) => {
                     Some(*public)
                 }
-                _ => None,
+                Algorithm::Token
+                | Algorithm::Hmac(_)
+                | Algorithm::Digest(_)
+                | Algorithm::Jose(..) => None,
             })
     }
 }

@@ -145,7 +145,9 @@ impl PublicKey {
             A::RsaSha1 => &RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY,
             A::RsaSha384 => &RSA_PKCS1_2048_8192_SHA384,
             A::RsaSha512 => &RSA_PKCS1_2048_8192_SHA512,
-            _ => &RSA_PKCS1_2048_8192_SHA256,
+            A::Ed25519 | A::EcdsaP256 | A::Es256 | A::Es384 | A::Es512 | A::RsaSha256 => {
+                &RSA_PKCS1_2048_8192_SHA256
+            }
         };
         let with = |algorithm: &'static dyn VerificationAlgorithm, key: &[u8]| {
             UnparsedPublicKey::new(algorithm, key)
@@ -165,7 +167,7 @@ impl PublicKey {
                 A::Es256 => with(&ECDSA_P256_SHA256_FIXED, point),
                 A::Es384 => with(&ECDSA_P384_SHA384_FIXED, point),
                 A::Es512 => with(&ECDSA_P521_SHA512_FIXED, point),
-                _ => false,
+                A::Ed25519 | A::RsaSha1 | A::RsaSha256 | A::RsaSha384 | A::RsaSha512 => false,
             },
         }
     }

@@ -119,12 +119,12 @@ impl SignaturePlan {
                     }
                 }
             }
-            Site::Place(place) => {
-                values.extend(context.value(place).map_err(|error| match error {
-                    ClaimError::PartRepeated(place) => ClaimError::SignatureRepeated(place),
-                    other => other,
-                })?)
-            }
+            Site::Place(place) => match context.value(place) {
+                Err(ClaimError::PartRepeated(place)) => {
+                    return Err(ClaimError::SignatureRepeated(place));
+                }
+                value => values.extend(value?),
+            },
         }
         for name in &self.aliases {
             self.headers_of(name, context, &mut values)?;

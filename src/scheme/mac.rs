@@ -154,10 +154,6 @@ impl DigestAlgorithm {
 
 /// A hash, keyed or not, that takes in the signed content.
 #[derive(Clone)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would be an allocation per request and key"
-)]
 pub(super) enum Hasher {
     Mac(Mac),
     Md5(Md5),

@@ -125,7 +125,10 @@ impl KeyMaterial {
             Self::Macs(macs) => macs.get(algorithm)?.clone().map(Hasher::Mac),
             Self::Secret(_, algorithms) => match algorithms.get(algorithm)? {
                 Algorithm::Digest(digest) => Some(Hasher::plain(*digest)),
-                _ => None,
+                Algorithm::Token
+                | Algorithm::Hmac(_)
+                | Algorithm::Public(_)
+                | Algorithm::Jose(..) => None,
             },
             Self::Token(_) | Self::Public(_) => None,
         }
@@ -327,13 +330,21 @@ impl Scheme {
         if streams {
             let algorithms = match &claim.presented {
                 Presented::Tag { algorithm, .. } => *algorithm..*algorithm + 1,
-                _ => 0..claim.plan.as_ref().map_or(0, |plan| plan.algorithms.len()),
+                Presented::Nothing
+                | Presented::Tags(_)
+                | Presented::Tokens(_)
+                | Presented::Later => {
+                    0..claim.plan.as_ref().map_or(0, |plan| plan.algorithms.len())
+                }
             };
             let keys: Vec<_> = keys.into_iter().collect();
             for algorithm in algorithms {
                 let named = match &claim.presented {
                     Presented::Tags(tags) => tags.iter().any(|(_, of)| *of == algorithm),
-                    _ => true,
+                    Presented::Nothing
+                    | Presented::Tag { .. }
+                    | Presented::Tokens(_)
+                    | Presented::Later => true,
                 };
                 if !named {
                     continue;
@@ -353,7 +364,10 @@ impl Scheme {
                         };
                         let secret = match &key.0 {
                             KeyMaterial::Secret(secret, _) => Some(secret.clone()),
-                            _ => None,
+                            KeyMaterial::Mac(_)
+                            | KeyMaterial::Macs(_)
+                            | KeyMaterial::Token(_)
+                            | KeyMaterial::Public(_) => None,
                         };
                         let mut state = State {
                             hasher,
@@ -401,7 +415,10 @@ impl Plan {
                 .filter_map(|algorithm| match algorithm {
                     Algorithm::Public(public)
                     | Algorithm::Jose(_, JoseAlgorithm::Public(public)) => Some(*public),
-                    _ => None,
+                    Algorithm::Token
+                    | Algorithm::Hmac(_)
+                    | Algorithm::Digest(_)
+                    | Algorithm::Jose(..) => None,
                 })
                 .collect();
         let all_public = public.len() == self.algorithms.len();
@@ -435,7 +452,10 @@ impl Plan {
             Algorithm::Hmac(hmac) | Algorithm::Jose(_, JoseAlgorithm::Hmac(hmac)) => {
                 Some(Mac::new(*hmac, &bytes))
             }
-            _ => None,
+            Algorithm::Token
+            | Algorithm::Digest(_)
+            | Algorithm::Public(_)
+            | Algorithm::Jose(..) => None,
         };
         Ok(match &*self.algorithms {
             [Algorithm::Token] => KeyMaterial::Token(TokenDigest::of(&bytes)),

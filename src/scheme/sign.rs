@@ -132,7 +132,12 @@ impl Scheme {
                     items.push(name, written.as_bytes());
                     listed.push((name.to_string(), written.into_bytes()));
                 }
-                _ => {}
+                Place::Query(_)
+                | Place::Form(_)
+                | Place::Json(_)
+                | Place::Claim(_)
+                | Place::Protected(_)
+                | Place::Body => {}
             }
         }
         // Items that the content holds besides: a sender has something to say there.
@@ -230,6 +235,9 @@ impl Scheme {
     }
 }
 
+/// The signature's value, for one item of an array or for the whole request.
+type Value<'a> = dyn Fn(Option<&str>) -> Result<Vec<u8>, SignError> + 'a;
+
 impl Plan {
     /// Puts a signature that stands in no header where it belongs.
     fn put_elsewhere(
@@ -237,7 +245,7 @@ impl Plan {
         head: &RequestHead<'_>,
         body: &[u8],
         headers: SignatureHeaders,
-        value: &dyn Fn(Option<&str>) -> Result<Vec<u8>, SignError>,
+        value: &Value<'_>,
     ) -> Result<Signed, SignError> {
         let mut signed = Signed {
             headers,

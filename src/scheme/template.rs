@@ -368,7 +368,18 @@ impl Template {
         self.tokens()
             .filter_map(|token| match &token.source {
                 Source::Place(place) => Some(place),
-                _ => None,
+                Source::Timestamp
+                | Source::Id
+                | Source::Method
+                | Source::Target
+                | Source::Path
+                | Source::Url
+                | Source::Query
+                | Source::Form
+                | Source::Secret
+                | Source::Protected
+                | Source::Canonical(_)
+                | Source::Text(_) => None,
             })
             .chain(sections)
     }

@@ -92,7 +92,9 @@ pub(super) fn parse(unit: TimeUnit, fixed_width: bool, text: &[u8]) -> Option<Un
         .fold(0_i64, |sum, digit| sum * 10 + i64::from(digit - b'0'));
     Some(match unit {
         TimeUnit::Seconds => UnixTime::from_secs(number),
-        _ => UnixTime::from_millis(number),
+        TimeUnit::Milliseconds | TimeUnit::SecondsOrMilliseconds | TimeUnit::Rfc3339 => {
+            UnixTime::from_millis(number)
+        }
     })
 }
 
