@@ -644,7 +644,9 @@ fn the_samples_are_valid_and_the_long_one_names_every_key_with_its_default() {
     let written: BTreeSet<&str> = text
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .collect();
-    for key in known_keys() {
+    // The words of a scheme have a document of their own.
+    let in_sample = |key: &String| !key.starts_with("route.scheme.");
+    for key in known_keys().into_iter().filter(in_sample) {
         let name = key.rsplit('.').next().unwrap();
         assert!(written.contains(name), "{path} does not show `{key}`");
     }

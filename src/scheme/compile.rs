@@ -450,9 +450,9 @@ impl Compiler<'_> {
                 self.fault(
                     &[table],
                     if written.is_empty() {
-                        "it is not said where it stands"
+                        format!("it is not said where the {table} stands")
                     } else {
-                        "more than one place is named"
+                        "more than one place is named".to_owned()
                     },
                     format!("write exactly {}", one_of(&names)),
                 )
