@@ -475,3 +475,33 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_body_can_be_looked_into_as_a_whole_and_still_be_sent() {
+    let (store, _dir) = store(2 * MIB, 8 * MIB);
+    let first = fill(&store, &sample(MIB as usize, 1), 64 * 1024)
+        .await
+        .unwrap();
+    let content = sample(MIB as usize, 2);
+    let mut spilled = fill(&store, &content, 64 * 1024).await.unwrap();
+    assert!(spilled.is_spilled());
+    // No room for the copy while the other one is held.
+    assert!(matches!(
+        spilled.read_whole().await,
+        Err(StoreError::Full { .. })
+    ));
+    drop(first);
+    for _ in 0..2 {
+        let whole = spilled.read_whole().await.unwrap();
+        assert_eq!(whole.as_ref(), content);
+        within_budget(&store);
+    }
+    assert_eq!(drain(&store, spilled).await.unwrap(), content);
+    let mut small = fill(&store, b"in one piece", 64).await.unwrap();
+    assert_eq!(small.read_whole().await.unwrap().as_ref(), b"in one piece");
+    drop(small);
+    let mut empty = fill(&store, b"", 64).await.unwrap();
+    assert_eq!(empty.read_whole().await.unwrap().as_ref(), b"");
+    drop(empty);
+    all_given_back(&store).await;
+}

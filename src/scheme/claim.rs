@@ -301,6 +301,10 @@ impl Plan {
         let Some(streams) = &self.streams else {
             return Ok(Vec::new());
         };
+        // The body alone: nothing to make ready.
+        if matches!(&**streams, [only] if matches!(&**only, [Run::Body])) {
+            return Ok(Vec::new());
+        }
         streams
             .iter()
             .map(|runs| {

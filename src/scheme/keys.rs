@@ -180,6 +180,7 @@ pub(super) fn looks_public(text: &[u8]) -> bool {
         || text.starts_with(b"-----BEGIN CERTIFICATE")
         || text.starts_with(b"-----BEGIN RSA PUBLIC KEY")
         || (text.starts_with(b"{") && form_of_jwk(text))
+        || std::str::from_utf8(text).is_ok_and(|text| of_base64(text).is_ok())
 }
 
 fn form_of_jwk(text: &[u8]) -> bool {

@@ -54,7 +54,7 @@ use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 
 use self::{
     check::State,
-    claim::Presented,
+    claim::{Presented, Step},
     keys::PublicKey,
     mac::{Hasher, Mac, TokenDigest},
     plan::{Algorithm, Decode, JoseAlgorithm, Plan, Shape},
@@ -338,6 +338,10 @@ impl Scheme {
                 }
             };
             let keys: Vec<_> = keys.into_iter().collect();
+            let bare = claim.runs.is_empty().then_some(&[Step::Body][..]);
+            let runs = bare
+                .into_iter()
+                .chain(claim.runs.iter().map(|steps| &**steps));
             for algorithm in algorithms {
                 let named = match &claim.presented {
                     Presented::Tags(tags) => tags.iter().any(|(_, of)| *of == algorithm),
@@ -349,7 +353,7 @@ impl Scheme {
                 if !named {
                     continue;
                 }
-                for steps in &claim.runs {
+                for steps in runs.clone() {
                     for key in &keys {
                         let Some(hasher) = key.0.hasher(algorithm) else {
                             // A key of another scheme would come from a mistake of ours. It must match nothing.

@@ -29,6 +29,9 @@ pub enum SignError {
     /// The secret is not of the scheme's form.
     #[error("the secret")]
     Key(#[source] KeyError),
+    /// Headers were asked for, and the signature stands in none.
+    #[error("the signature of this scheme stands in the body or the query, not in a header")]
+    NotInHeader,
     /// The signature stands in the body, which has no place for it.
     #[error(
         "the signature of this scheme stands in the body, which has no place for it; put any text there first"
@@ -50,10 +53,10 @@ pub struct Signed {
 }
 
 impl Scheme {
-    /// Makes the headers with which a sender signs `body` at the time `now`. The values are marked sensitive.
+    /// Makes the headers with which a sender signs `body` at the time `now`, as a POST to `/`. The values are marked sensitive.
     ///
     /// # Errors
-    /// [`SignError`] if the scheme or the secret is not of a kind that can sign.
+    /// [`SignError`] if the scheme or the secret is not of a kind that can sign, or the signature stands in no header.
     pub fn sign(
         &self,
         secret: &Secret,
@@ -66,8 +69,11 @@ impl Scheme {
             headers: &HeaderMap::new(),
             url: None,
         };
-        self.sign_request(secret, &head, body, now)
-            .map(|signed| signed.headers)
+        let signed = self.sign_request(secret, &head, body, now)?;
+        if signed.target.is_some() || signed.body.is_some() {
+            return Err(SignError::NotInHeader);
+        }
+        Ok(signed.headers)
     }
 
     /// Signs a request that has this head, and maybe a delivery id in it already.
