@@ -15,6 +15,7 @@ mod harness;
 mod limits;
 mod memory;
 mod receivers;
+mod schemes;
 mod support;
 mod tls;
 mod upstreams;
