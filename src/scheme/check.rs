@@ -45,6 +45,18 @@ pub(super) struct State {
 }
 
 impl State {
+    /// For content that is the body alone.
+    #[inline]
+    pub(super) fn of_body(hasher: Hasher, algorithm: usize) -> Self {
+        Self {
+            hasher,
+            after: Vec::new(),
+            secret: None,
+            algorithm,
+            has_body: true,
+        }
+    }
+
     /// Takes in what stands before the body, and keeps what stands behind it.
     pub(super) fn begin(&mut self, steps: &[Step]) {
         let body = steps.iter().position(|step| matches!(step, Step::Body));
@@ -72,8 +84,10 @@ impl State {
     }
 
     fn tag(mut self) -> Tag {
-        let after = std::mem::take(&mut self.after);
-        self.feed(&after);
+        if !self.after.is_empty() {
+            let after = std::mem::take(&mut self.after);
+            self.feed(&after);
+        }
         self.hasher.tag()
     }
 }

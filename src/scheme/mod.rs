@@ -327,6 +327,34 @@ impl Scheme {
             .plan
             .as_ref()
             .is_some_and(|plan| plan.streams.is_some() && plan.shape == Shape::Tag);
+        if let (true, true, Presented::Tag { algorithm, .. }) =
+            (streams, claim.runs.is_empty(), &claim.presented)
+        {
+            // The usual scheme: one tag over the body alone.
+            let keys = keys.into_iter();
+            let mut states = Vec::with_capacity(keys.size_hint().0);
+            let mut key_count = 0;
+            for key in keys {
+                key_count += 1;
+                if let KeyMaterial::Mac(mac) = &key.0 {
+                    states.push(State::of_body(Hasher::Mac(mac.clone()), *algorithm));
+                } else if let Some(hasher) = key.0.hasher(*algorithm) {
+                    states.push(State::of_body(hasher, *algorithm));
+                }
+            }
+            if states.len() != key_count {
+                // A key of another scheme would come from a mistake of ours. It must match nothing.
+                states.clear();
+            }
+            return Check {
+                presented: claim.presented,
+                states,
+                key_count,
+                keys: kept,
+                now: claim.now,
+                whole: None,
+            };
+        }
         if streams {
             let algorithms = match &claim.presented {
                 Presented::Tag { algorithm, .. } => *algorithm..*algorithm + 1,
@@ -354,6 +382,7 @@ impl Scheme {
                     continue;
                 }
                 for steps in runs.clone() {
+                    states.reserve_exact(keys.len());
                     for key in &keys {
                         let Some(hasher) = key.0.hasher(algorithm) else {
                             // A key of another scheme would come from a mistake of ours. It must match nothing.
