@@ -147,6 +147,7 @@ SCHEMES = [
     row('helpscout', 'default', 'X-HelpScout-Signature', alg='hmac-sha1', enc='base64'),
     row('heroku', 'default', 'Heroku-Webhook-Hmac-SHA256', enc='base64', event='json:/webhook_metadata/delivery/id'),
     row('heroku', 'authorization', 'Authorization', alg='token-equality', enc='none', content='', secret='static-token'),
+    row('highlevel', 'ed25519', 'X-GHL-Signature', alg='ed25519', enc='base64', secret='public-key', key='pem', keys='static-published', event='json:/webhookId'),
     row('highlevel', 'rsa', 'X-WH-Signature', alg='rsa-pkcs1v15-sha256', enc='base64', secret='public-key', key='pem', keys='static-published', event='json:/webhookId'),
     row('hookdeck', 'default', 'X-Hookdeck-Signature', also=['X-Hookdeck-Signature-2'], enc='base64', event='header:X-Hookdeck-EventID'),
     row('hubspot', 'v3', 'X-HubSpot-Signature-v3', enc='base64', content='{method}{url}{body}{timestamp}', time='header:X-HubSpot-Request-Timestamp', unit='ms', secret='oauth-client-secret', event='json:/0/eventId', how='with-feature'),
