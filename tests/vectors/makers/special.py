@@ -614,8 +614,8 @@ def paypal(scheme):
         case.request.add("PAYPAL-AUTH-ALGO", "SHA256withRSA")
         case.request.add("PAYPAL-CERT-URL", url)
         case.send(b64(keys.rsa_sign("rsa", text.encode(), "sha256")))
-        out.append(case.vector(f"default-{n}", [], source=SCRIPT_KEYS, fetched={url: certificate + keys.authority()}))
-    out.append(case.vector("default-pinned", [certificate], source=SCRIPT_KEYS))
+        out.append(case.vector(f"default-{n}", [], source=SCRIPT_KEYS, fetched={url: certificate + keys.authority()}, event=case.delivery))
+    out.append(case.vector("default-pinned", [certificate], source=SCRIPT_KEYS, event=case.delivery))
     return out
 
 
@@ -758,7 +758,7 @@ def monday(scheme):
     secret = secret_for(scheme)
     case = Case(scheme)
     case.send(jwt({"accountId": 1825529, "userId": 4012689, "aud": url_of(scheme), "exp": SENT + 300, "iat": SENT - 5, "shortLivedToken": "x"}, secret))
-    return [case.vector("jwt-1", [secret])]
+    return [case.vector("jwt-1", [secret], public_url=True)]
 
 
 @scheme_of("netlify", "default")
@@ -879,7 +879,7 @@ def kinde(scheme):
         claims = {"type": kind, "event_id": f"event_019{n}", "event_timestamp": "2025-11-24T16:00:00.000000Z", "source": "admin", "data": {"user": {"first_name": "Zoë", "last_name": "Müller", "email": "zoe@example.org"}}}
         case = Case(scheme, n, body=jwt(claims, "rsa", "RS256", kid="kinde-1").encode(), content_type="application/jwt")
         case.params = {"jwks_url": url}
-        out.append(case.vector(f"default-{n}", [], source=SCRIPT_KEYS, fetched={url: document}))
+        out.append(case.vector(f"default-{n}", [], source=SCRIPT_KEYS, fetched={url: document}, event=claims["event_id"]))
     case.params = {}
-    out.append(case.vector("default-pinned", [document], source=SCRIPT_KEYS))
+    out.append(case.vector("default-pinned", [document], source=SCRIPT_KEYS, event=claims["event_id"]))
     return out

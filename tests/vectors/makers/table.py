@@ -226,7 +226,7 @@ SCHEMES = [
     row('postmark', 'basic', 'Authorization', form='basic', alg='basic-auth-equality', enc='base64', content='', secret='username-password', event='json:/MessageID'),
     row('postmark', 'custom-header', '{param:header}', alg='token-equality', enc='none', content='', secret='static-token'),
     row('primer', 'default', 'X-Signature-Primary', enc='base64'),
-    row('pusher', 'default', 'X-Pusher-Signature'),
+    row('pusher', 'default', 'X-Pusher-Signature', time='json:/time_ms', unit='ms'),
     row('qstash', 'default', 'Upstash-Signature', form='jwt', alg='jwt-hs256', enc='base64url', content='', digest='body=sha256-base64url:body', time='claim:nbf+exp', unit='s', event='claim:jti'),
     row('quickbooks', 'default', 'intuit-signature', enc='base64'),
     row('quicknode', 'default', 'X-QN-Signature', content='{header:X-QN-Nonce}{timestamp}{body}', time='header:X-QN-Timestamp', unit='s', how='unverified'),
