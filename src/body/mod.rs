@@ -403,7 +403,7 @@ impl RawBody {
         }
         if let Some(spooled) = self.spooled.take() {
             let (spooled, whole) = Box::pin(spooled.read_all(text)).await?;
-            self.spooled = Some(spooled);
+            self.spooled = Some(Box::new(spooled));
             text = whole;
         }
         Ok(WholeBody {
