@@ -16,11 +16,11 @@ use std::{
 
 use countersign::{
     clock::UnixTime,
-    scheme::{Scheme, Verdict, catalogue},
+    scheme::{RequestHead, Scheme, Verdict, catalogue},
     secret::Secret,
 };
 use data_encoding::HEXLOWER;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 
 use crate::{
     memory::{ALONE, connect_and_serve, raise_descriptor_limit},
@@ -223,7 +223,7 @@ fn difference(seed: u64) -> f64 {
     let now = UnixTime::from_secs(1_795_435_200);
     let scheme = catalogue::compile("carevalidate", &BTreeMap::new())
         .unwrap_or_else(|_| panic!("the catalogue has it"));
-    let key = scheme.key(&Secret::new(SECRET.to_vec()).unwrap());
+    let key = scheme.key(&Secret::new(SECRET.to_vec()).unwrap()).unwrap();
     let right = HEXLOWER
         .decode(sign::carevalidate(SECRET, BODY).as_bytes())
         .unwrap();
@@ -268,8 +268,14 @@ fn time(
     body: &[u8],
     now: UnixTime,
 ) -> u64 {
+    let head = RequestHead {
+        method: &Method::POST,
+        target: "/",
+        headers,
+        url: None,
+    };
     let began = Instant::now();
-    let claim = scheme.claim(black_box(headers), now).unwrap();
+    let claim = scheme.claim(black_box(&head), now).unwrap();
     let mut check = scheme.start(claim, [key]);
     check.update(black_box(body));
     let verdict = check.finish();
