@@ -321,8 +321,15 @@ impl Scheme {
 
     /// Begins a check: hashes for each key, fed with what stands before the body.
     pub fn start<'k>(&self, claim: Claim, keys: impl IntoIterator<Item = &'k Key>) -> Check {
-        let mut states = Vec::new();
-        let mut kept = Vec::new();
+        let now = claim.now;
+        let streaming = |presented, states, key_count| Check {
+            presented,
+            states,
+            key_count,
+            keys: Vec::new(),
+            now,
+            whole: None,
+        };
         let streams = self
             .plan
             .as_ref()
@@ -336,9 +343,7 @@ impl Scheme {
             let mut key_count = 0;
             for key in keys {
                 key_count += 1;
-                if let KeyMaterial::Mac(mac) = &key.0 {
-                    states.push(State::of_body(Hasher::Mac(mac.clone()), *algorithm));
-                } else if let Some(hasher) = key.0.hasher(*algorithm) {
+                if let Some(hasher) = key.0.hasher(*algorithm) {
                     states.push(State::of_body(hasher, *algorithm));
                 }
             }
@@ -346,16 +351,10 @@ impl Scheme {
                 // A key of another scheme would come from a mistake of ours. It must match nothing.
                 states.clear();
             }
-            return Check {
-                presented: claim.presented,
-                states,
-                key_count,
-                keys: kept,
-                now: claim.now,
-                whole: None,
-            };
+            return streaming(claim.presented, states, key_count);
         }
         if streams {
+            let mut states = Vec::new();
             let algorithms = match &claim.presented {
                 Presented::Tag { algorithm, .. } => *algorithm..*algorithm + 1,
                 Presented::Nothing
@@ -386,14 +385,7 @@ impl Scheme {
                     for key in &keys {
                         let Some(hasher) = key.0.hasher(algorithm) else {
                             // A key of another scheme would come from a mistake of ours. It must match nothing.
-                            return Check {
-                                presented: Presented::Later,
-                                states: Vec::new(),
-                                key_count: 0,
-                                keys: kept,
-                                now: claim.now,
-                                whole: None,
-                            };
+                            return streaming(Presented::Later, Vec::new(), 0);
                         };
                         let secret = match &key.0 {
                             KeyMaterial::Secret(secret, _) => Some(secret.clone()),
@@ -414,16 +406,9 @@ impl Scheme {
                     }
                 }
             }
-            return Check {
-                presented: claim.presented,
-                states,
-                key_count: keys.len(),
-                keys: kept,
-                now: claim.now,
-                whole: None,
-            };
+            return streaming(claim.presented, states, keys.len());
         }
-        kept.extend(keys.into_iter().map(|key| key.0.clone()));
+        let keys: Vec<_> = keys.into_iter().map(|key| key.0.clone()).collect();
         let whole = self
             .plan
             .as_ref()
@@ -431,10 +416,10 @@ impl Scheme {
             .cloned();
         Check {
             presented: claim.presented,
-            states,
-            key_count: kept.len(),
-            keys: kept,
-            now: claim.now,
+            states: Vec::new(),
+            key_count: keys.len(),
+            keys,
+            now,
             whole,
         }
     }

@@ -115,14 +115,7 @@ fn deliveries_are_fast_beside_600_slow_senders() {
     let upstream = Upstream::accepting();
     let gateway = builder(&upstream).start();
     let slow = |over: &AtomicBool| {
-        let mut slow: Vec<_> = (0..600)
-            .map(|_| {
-                let mut wire = client::raw(gateway.door());
-                wire.send(b"POST /hooks HTTP/1.1\r\nHost: a.example\r\nx: ")
-                    .unwrap();
-                wire
-            })
-            .collect();
+        let mut slow = client::half_heads(gateway.door(), 600);
         // Byte by byte, each sender about once in a second, until the gateway cuts them.
         while !over.load(Ordering::Relaxed) && !slow.is_empty() {
             slow.retain_mut(|wire| {

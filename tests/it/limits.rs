@@ -559,14 +559,7 @@ fn silent_and_half_open_connections_are_cut() {
 fn a_sender_that_is_slow_from_the_start_does_not_hold_up_others() {
     let upstream = Upstream::accepting();
     let gateway = builder(&upstream).start();
-    let slow: Vec<_> = (0..600)
-        .map(|_| {
-            let mut wire = client::raw(gateway.door());
-            wire.send(b"POST /hooks HTTP/1.1\r\nHost: a.example\r\nx: ")
-                .unwrap();
-            wire
-        })
-        .collect();
+    let slow = client::half_heads(gateway.door(), 600);
     gateway.wait_for_metric("countersign_connections", |open| open >= 600);
     let mut wire = client::raw(gateway.door());
     let mut took: Vec<_> = (0..200)

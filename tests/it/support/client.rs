@@ -66,6 +66,18 @@ pub(crate) fn raw(door: &Door) -> Wire {
     raw_with(door, &Hello::default()).unwrap()
 }
 
+/// Opens connections that each send the beginning of a head.
+pub(crate) fn half_heads(door: &Door, count: usize) -> Vec<Wire> {
+    (0..count)
+        .map(|_| {
+            let mut wire = raw(door);
+            wire.send(b"POST /hooks HTTP/1.1\r\nHost: a.example\r\nx: ")
+                .unwrap();
+            wire
+        })
+        .collect()
+}
+
 /// Opens a connection for bytes of the test's choice, with a TLS handshake of its choice.
 pub(crate) fn raw_with(door: &Door, hello: &Hello<'_>) -> io::Result<Wire> {
     raw_for("http/1.1", door, hello)
