@@ -458,3 +458,22 @@ fn every_exit_code_is_explained() {
         .map(str::to_owned);
     assert_rows("docs/operations.md", numbers.chain(["0".to_owned()]));
 }
+
+#[test]
+fn only_one_call_is_unsafe() {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(ROOT).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let blocks = text.matches("unsafe {").count() + text.matches("unsafe fn").count();
+            found.extend(vec![path; blocks]);
+        }
+    }
+    assert_eq!(found, [Path::new(ROOT).join("src/server/trim.rs")]);
+}

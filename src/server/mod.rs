@@ -5,6 +5,7 @@ mod connection;
 mod stopping;
 mod tls;
 mod transport;
+mod trim;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -113,7 +114,10 @@ impl Server {
                 self.stopping.clone(),
             ))
         });
-        self.stopping.cancelled().await;
+        tokio::select! {
+            () = self.stopping.cancelled() => {}
+            () = trim::after_peaks(&self.service.gateway) => {}
+        }
         self.service.stopping.begin();
         accepting.close();
         accepting.wait().await;

@@ -26,6 +26,12 @@ use crate::support::{
 
 const SECRET: &[u8] = b"a secret of these tests";
 
+/// What may stay resident after a peak beyond what was before it: pages that are shared with what lives on.
+const LEFT_KIB: u64 = 8 << 10;
+
+/// The same after large bodies: threads that wrote to the spool are still there.
+const LEFT_BY_BODIES_KIB: u64 = 20 << 10;
+
 /// Held by each of these tests: together they would take the machine from all others.
 pub(crate) static ALONE: Mutex<()> = Mutex::new(());
 
@@ -82,13 +88,15 @@ fn ten_thousand_idle_connections_cost_little_and_leave_nothing() {
     let full = gateway.rss_kib();
     drop((idle, another));
     gateway.wait_for_metric("countersign_connections", |open| open == 0);
-    let after = gateway.rss_kib();
-    // glibc keeps most of what was freed, and gives it out again: a second time costs nothing more.
+    let rested = resting + LEFT_KIB;
+    let after = gateway.wait_for_rss_kib(|kib| kib < rested);
+    // It does not add up from peak to peak.
     let idle = connect_and_serve(&gateway, count, &request);
     let again = gateway.rss_kib();
     drop(idle);
+    let at_last = gateway.wait_for_rss_kib(|kib| kib < rested);
     println!(
-        "{count} connections in {opened:?}: {resting} KiB at rest, {full} KiB open, {after} KiB after, {again} KiB open again; {each:?} per request beside them"
+        "{count} connections in {opened:?}: {resting} KiB at rest, {full} KiB open, {after} KiB after, {again} KiB open again, {at_last} KiB at last; {each:?} per request beside them"
     );
     assert!(full < 100 << 10, "{full} KiB with {count} connections");
     assert!(again < full + (8 << 10), "{full} KiB, then {again} KiB");
@@ -200,6 +208,7 @@ fn bodies_larger_than_memory_arrive_intact(builder: Builder, senders: usize, len
         .limits("body_memory = \"64MiB\"\nspool = \"16GiB\"\nbody_timeout = \"300s\"\nbody_min_rate = \"0B/s\"")
         .route("hooks", "/hooks", SECRET, &upstream.url(), "timeout = \"300s\"")
         .start();
+    let resting = gateway.rss_kib();
     let began = Instant::now();
     let barrier = std::sync::Barrier::new(senders);
     let reader = SpoolReader {
@@ -274,6 +283,8 @@ fn bodies_larger_than_memory_arrive_intact(builder: Builder, senders: usize, len
     ] {
         gateway.wait_for_metric(&format!("countersign_{gauge}"), |value| value == 0);
     }
+    let after = gateway.wait_for_rss_kib(|kib| kib < resting + LEFT_BY_BODIES_KIB);
+    println!("{resting} KiB at rest, {after} KiB after");
 }
 
 #[test]

@@ -341,6 +341,22 @@ impl Gateway {
         self.memory("VmRSS:")
     }
 
+    /// Looks until resident memory in KiB is as wanted, and tells it. Reads one file each time, so this yields to others.
+    ///
+    /// # Panics
+    /// If that takes longer than [`PATIENCE`].
+    pub(crate) fn wait_for_rss_kib(&self, wanted: impl Fn(u64) -> bool) -> u64 {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let kib = self.rss_kib();
+            if wanted(kib) {
+                return kib;
+            }
+            assert!(Instant::now() < end, "waited {PATIENCE:?}: {kib} KiB");
+            thread::yield_now();
+        }
+    }
+
     /// The most memory that was ever resident, in KiB.
     pub(crate) fn peak_rss_kib(&self) -> u64 {
         self.memory("VmHWM:")

@@ -1,0 +1,63 @@
+//! Freed memory goes back to the system after a peak.
+//!
+//! The C library keeps what was freed in small pieces between pieces in use: most of what many connections or bodies held
+//! would stay resident for as long as the process lives.
+
+use std::time::Duration;
+
+use tokio::{
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::pipeline::Gateway;
+
+/// How often it is looked whether a peak has passed. A peak between two looks is not seen.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A smaller peak leaves nothing behind that is worth a walk over the heap.
+const PEAK_MIN_BYTES: u64 = 4 << 20;
+
+/// So often the heap is trimmed, once at each look: buffers that are counted nowhere go a moment later.
+const TRIMS: u32 = 3;
+
+/// About what an open connection holds.
+const CONNECTION_BYTES: u64 = 8 << 10;
+
+/// Trims the heap whenever half of what connections and bodies held at a peak, or more, is gone. Runs until it is dropped.
+pub(super) async fn after_peaks(gateway: &Gateway) {
+    let (mut peak, mut trims) = (0, 0);
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        looks.tick().await;
+        let connections = gateway.telemetry.metrics.connections.get();
+        let held = u64::try_from(connections).unwrap_or(0) * CONNECTION_BYTES
+            + gateway.snapshot.bodies.memory_bytes();
+        peak = peak.max(held);
+        if peak >= PEAK_MIN_BYTES && held <= peak / 2 {
+            peak = held;
+            trims = TRIMS;
+        }
+        if trims > 0 {
+            trims -= 1;
+            // A walk over everything that is free: not on a thread that serves.
+            let _ = spawn_blocking(trim).await;
+        }
+    }
+}
+
+/// What every thread has freed.
+#[cfg(target_env = "gnu")]
+#[expect(
+    unsafe_code,
+    reason = "the only way to the call; a test sees that there is no other in this crate"
+)]
+fn trim() {
+    // SAFETY: it takes no pointer, and glibc allows it on any thread at any time (malloc_trim(3): MT-Safe).
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Other C libraries have no such call.
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
