@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::timeout;
+
 use crate::support::{
     PATIENCE,
     client::{self, Client, Door, Hello, Protocol},
@@ -81,12 +83,24 @@ fn deliver_http1(door: &Door, sender: usize, reuse: bool) -> Vec<String> {
 
 /// The same over HTTP/2. What a sender is told not to send counts as never sent.
 async fn deliver_http2(door: Door, sender: usize) -> Vec<String> {
+    /// Says what hangs, before [`PATIENCE`] with the whole sender ends.
+    async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+        let limit = PATIENCE / 2;
+        let hung = |_| panic!("{what} hangs");
+        timeout(limit, work).await.unwrap_or_else(hung)
+    }
+
     let mut answered = Vec::new();
-    while let Ok(mut client) = Client::connect_with(&door, Protocol::Http2, &Hello::default()).await
+    let hello = Hello::default();
+    while let Ok(mut client) = soon(
+        &format!("connecting sender {sender}"),
+        Client::connect_with(&door, Protocol::Http2, &hello),
+    )
+    .await
     {
         loop {
             let key = format!("h2-{sender}-{}", answered.len());
-            match client.deliver(&delivery(&key)).await {
+            match soon(&key, client.deliver(&delivery(&key))).await {
                 Ok(answer) => assert_eq!(answer.status, 200, "{key}: {answer:?}"),
                 Err(error) if error.is_canceled() || error.is_closed() => break,
                 Err(error) => panic!("{key} was dropped: {error:?}"),

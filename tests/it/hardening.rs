@@ -207,17 +207,19 @@ fn flood(kind: Kind, ends: Ends) {
         http2.send(&frame).unwrap();
     }
     let began = Instant::now();
-    let mut sent = 0;
-    while flood
-        .wave(sent)
-        .iter()
-        .all(|frame| http2.send(frame).is_ok())
-    {
-        if sent % 1000 == 0 {
+    let (mut waves, mut sent, mut served) = (0, 0, 0);
+    loop {
+        let wave = flood.wave(waves);
+        if http2.send_all(&wave).is_err() {
+            break;
+        }
+        waves += 1;
+        sent += wave.len();
+        if sent / 1000 > served {
+            served = sent / 1000;
             serve_others();
             assert!(began.elapsed() < FLOOD_TIME_MOST, "it goes on");
         }
-        sent += 1;
     }
     let took = began.elapsed();
     println!("ended after {sent} and {took:?}");

@@ -2,6 +2,9 @@
 
 use super::frames::{self, Frame};
 
+/// So many small frames at once, where megabytes of answers have to pile up before anything happens.
+const MANY: usize = 100;
+
 /// What a flood is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -73,9 +76,9 @@ impl Flood {
             Kind::EmptyHeaderFrames => vec![Frame::new(frames::CONTINUATION, 0, 1, &[])],
             Kind::Settings => {
                 let window = [0, 4, 0, 0, 0xff, 0xff];
-                vec![Frame::new(frames::SETTINGS, 0, 0, &window)]
+                vec![Frame::new(frames::SETTINGS, 0, 0, &window); MANY]
             }
-            Kind::Pings => vec![Frame::new(frames::PING, 0, 0, &[7; 8])],
+            Kind::Pings => vec![Frame::new(frames::PING, 0, 0, &[7; 8]); MANY],
             Kind::EmptyData => vec![Frame::new(frames::DATA, 0, 1, &[])],
             Kind::WindowUpdates => vec![Frame::new(frames::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1])],
         }

@@ -159,6 +159,12 @@ impl Frames {
         self.wire.send(&frame.bytes())
     }
 
+    /// Sends frames in one piece.
+    pub(crate) fn send_all(&mut self, frames: &[Frame]) -> io::Result<()> {
+        let bytes: Vec<u8> = frames.iter().flat_map(Frame::bytes).collect();
+        self.wire.send(&bytes)
+    }
+
     /// Sends a head in one frame.
     pub(crate) fn head(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) {
         let frame = Frame::new(HEADERS, flags | END_HEADERS, stream, &block(fields));
