@@ -235,7 +235,6 @@ impl Checker<'_> {
 
     fn scheme(&mut self, table: &Key, raw: &RawRoute) -> Option<Scheme> {
         let key = table.at("scheme");
-        let names = catalogue::names();
         let written = self.required(&key, raw.scheme.as_ref(), "\"carevalidate\"")?;
         let none = BTreeMap::new();
         let params = raw.params.as_ref().unwrap_or(&none);
@@ -257,8 +256,9 @@ impl Checker<'_> {
                 Ok(scheme) => Ok(scheme),
                 Err(Some(faults)) => Err(faults),
                 Err(None) => {
-                    let names = names.iter().map(String::as_str);
-                    let help = match nearest(name, names.clone()) {
+                    // Only now: this reads the whole catalogue.
+                    let names = catalogue::names();
+                    let help = match nearest(name, names.iter().map(String::as_str)) {
                         Some(meant) => format!("did you mean `{meant}`?"),
                         None => "docs/providers.md lists them; or describe the scheme in `[route.scheme]`".to_owned(),
                     };
