@@ -5,6 +5,10 @@
 #[doc = include_str!("../ARCHITECTURE.md")]
 pub mod architecture {}
 
+// What the tests in `tests/` and those here share knows the crate by its name.
+#[cfg(test)]
+extern crate self as countersign;
+
 pub mod admin;
 pub mod assemble;
 pub mod body;

@@ -72,10 +72,11 @@ async fn handle(
     if keys.is_empty() && route.scheme.needs_secret() {
         return Err(Rejection::NoUsableSecret);
     }
-    let url = route.scheme.signs_url().then(|| head.own_url());
+    let signs_url = route.scheme.signs_url() || route.scheme.signs_path();
+    let url = signs_url.then(|| head.public_url(route)).flatten();
     let claim = route
         .scheme
-        .claim(&head.view(url.as_deref()), received.at)
+        .claim(&head.view(url.as_ref()), received.at)
         .map_err(|error| Rejection::NotVerified {
             fault: SignatureFault::Claim(error),
             status: route.reject_status,

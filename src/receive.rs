@@ -1,6 +1,8 @@
 //! From the wire to [`Unverified`]: refuses what two readers could read in two ways, keeps the limits, holds the body whole
 //! and feeds the MAC as it comes in.
 
+mod url;
+
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -11,6 +13,7 @@ use hyper::body::{Frame, Incoming};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+pub use self::url::Url;
 use crate::{
     body::{BodyStore, RawBody, WholeBody},
     clock::UnixTime,
@@ -154,24 +157,17 @@ impl Head {
 }
 
 impl Head {
-    /// What a scheme may see of it. `url` is the public URL, where the scheme signs it.
-    pub fn view<'a>(&'a self, url: Option<&'a str>) -> RequestHead<'a> {
+    /// What a scheme may see of it. `url` is the public URL, where the scheme signs it or a part of it.
+    pub fn view<'a>(&'a self, url: Option<&'a Url>) -> RequestHead<'a> {
+        let target = self.target.path_and_query();
         RequestHead {
             method: &self.method,
-            target: self
-                .target
-                .path_and_query()
-                .map_or("/", |target| target.as_str()),
+            target: url
+                .map(Url::target)
+                .unwrap_or_else(|| target.map_or("/", |target| target.as_str())),
             headers: &self.headers,
-            url,
+            url: url.map(Url::as_str),
         }
-    }
-
-    /// The URL by which the request came, as far as this end can tell.
-    pub fn own_url(&self) -> String {
-        let scheme = if self.peer.tls { "https" } else { "http" };
-        let host = String::from_utf8_lossy(self.host.as_bytes());
-        format!("{scheme}://{host}{}", self.view(None).target)
     }
 }
 
@@ -247,7 +243,7 @@ pub(crate) struct Parts<'s> {
     /// The time that the sender says it signed at.
     pub(crate) signed_at: Option<UnixTime>,
     /// The public URL, where the scheme signs it.
-    pub(crate) url: Option<String>,
+    pub(crate) url: Option<Url>,
     /// The body in one piece, where the check has to look into it.
     pub(crate) whole: Option<WholeBody>,
 }
@@ -290,7 +286,7 @@ pub async fn collect<'s>(
     route: &'s Route,
     claim: Claim,
     keys: Vec<usize>,
-    url: Option<String>,
+    url: Option<Url>,
     bodies: &BodyStore,
     pace: Pace,
 ) -> Result<Unverified<'s>, Rejection> {

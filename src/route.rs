@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::{
     clock::UnixTime,
-    config::{PathPattern, RouteConfig, SecretConfig},
+    config::{PathPattern, PublicUrl, RouteConfig, SecretConfig},
     scheme::{Key, Scheme},
 };
 
@@ -24,6 +24,8 @@ pub struct Route {
     pub body_bytes_max: u64,
     /// Status for every signature failure.
     pub reject_status: StatusCode,
+    /// The address that the sender has, if the operator says it.
+    pub public_url: Option<PublicUrl>,
     methods: Vec<Method>,
     allow: HeaderValue,
 }
@@ -50,6 +52,7 @@ impl Route {
             keys,
             body_bytes_max: config.body_bytes_max,
             reject_status: config.reject_status,
+            public_url: config.public_url.clone(),
             scheme: config.scheme.clone(),
             allow: HeaderValue::from_str(&allow.join(", "))
                 .unwrap_or(HeaderValue::from_static("POST")),

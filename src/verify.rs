@@ -81,7 +81,7 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
         Some(whole) => {
             let (verdict, time) = check
                 .finish_whole(&Request {
-                    head: head.view(url.as_deref()),
+                    head: head.view(url.as_ref()),
                     body: whole.as_ref(),
                 })
                 .map_err(|error| Rejection::NotVerified {

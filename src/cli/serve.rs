@@ -59,6 +59,9 @@ pub(super) struct RouteArgs {
     /// Path to serve: exact, or a prefix that ends in /*; left out: every path
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
+    /// What stands before the path in the URL that the sender has, for schemes that sign it
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
     /// Address to listen on, IP:PORT or unix:PATH; may be repeated
     #[arg(long, value_name = "ADDRESS", help_heading = OVERRIDES)]
     listen: Vec<String>,
@@ -88,6 +91,7 @@ impl RouteArgs {
             secret_credential: self.secret_credential.clone(),
             upstream: self.upstream.clone(),
             path: self.path.clone(),
+            public_url: self.public_url.clone(),
             listen: self.listen.clone(),
             admin: self.admin.clone(),
             tls_certificate: self.tls_certificate.clone(),

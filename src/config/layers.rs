@@ -34,7 +34,7 @@ const NUMBERS: [&str; 3] = [
 ];
 
 /// Which flag gives a key; the part of a route's key behind `route.0.` for those that make a route.
-const FLAGS: [(&str, &str); 16] = [
+const FLAGS: [(&str, &str); 17] = [
     ("server.listen", "--listen"),
     ("server.admin", "--admin"),
     ("server.tls.certificate", "--tls-certificate"),
@@ -45,6 +45,7 @@ const FLAGS: [(&str, &str); 16] = [
     ("route.scheme", "--scheme"),
     ("route.params", "--param"),
     ("route.path", "--path"),
+    ("route.public_url", "--public-url"),
     ("route.upstream", "--upstream"),
     ("route.secrets.file", "--secret-file"),
     ("route.secrets.env", "--secret-env"),
@@ -504,6 +505,9 @@ fn route_of(flags: &Flags, problems: &mut Vec<Problem>) -> Dict {
     if let Some(scheme) = &flags.scheme {
         insert(&mut route, "scheme", text(scheme));
     }
+    if let Some(url) = &flags.public_url {
+        insert(&mut route, "public_url", text(url));
+    }
     if !flags.upstream.is_empty() {
         insert(&mut route, "upstream", texts(&flags.upstream));
     }
@@ -561,6 +565,7 @@ impl Flags {
             ("--secret-credential", self.secret_credential.is_some()),
             ("--upstream", !self.upstream.is_empty()),
             ("--path", self.path.is_some()),
+            ("--public-url", self.public_url.is_some()),
         ]
         .into_iter()
         .find(|(_, given)| *given)

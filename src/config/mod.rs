@@ -9,6 +9,7 @@ mod display;
 mod document;
 mod error;
 mod layers;
+mod public_url;
 mod raw;
 mod route;
 mod server;
@@ -23,6 +24,7 @@ pub(crate) use self::error::nearest;
 pub use self::{
     error::{ConfigErrors, Place, Position, Problem, Severity},
     layers::environment,
+    public_url::PublicUrl,
     raw::known_keys,
 };
 use crate::{clock::UnixTime, scheme::Scheme, secret::SecretSource};
@@ -57,6 +59,8 @@ pub struct Flags {
     pub upstream: Vec<String>,
     /// Which targets; left out: `/*`.
     pub path: Option<String>,
+    /// What stands before the target in the URL that the sender has.
+    pub public_url: Option<String>,
     /// Where senders connect.
     pub listen: Vec<String>,
     /// Where metrics and health are served.
@@ -258,6 +262,8 @@ pub struct RouteConfig {
     pub body_bytes_max: u64,
     /// Status for every signature failure: 400 to 499, not 410. Default 401.
     pub reject_status: StatusCode,
+    /// The address that the sender has, for schemes that sign it; `None`: as far as proxies and the connection tell.
+    pub public_url: Option<PublicUrl>,
 }
 
 /// Which targets a route takes, on the raw bytes of the path.

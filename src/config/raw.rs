@@ -148,6 +148,7 @@ pub(super) struct RawRoute {
     pub(super) name: Option<String>,
     pub(super) host: Option<String>,
     pub(super) path: Option<String>,
+    pub(super) public_url: Option<String>,
     pub(super) methods: Option<OneOrMany>,
     pub(super) scheme: Option<RawScheme>,
     pub(super) params: Option<BTreeMap<String, String>>,

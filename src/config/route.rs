@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, net::IpAddr};
 use http::{HeaderName, Method, StatusCode};
 
 use super::{
-    CertificateFiles, Limits, PathPattern, RouteConfig, SecretConfig, UpstreamAddr, UpstreamConfig,
-    UpstreamProtocol,
+    CertificateFiles, Limits, PathPattern, PublicUrl, RouteConfig, SecretConfig, UpstreamAddr,
+    UpstreamConfig, UpstreamProtocol,
     check::{Checker, Key, SECRET_HELP},
     document::{betrays_a_secret, is_credential_name, is_variable_name},
     error::{any_of, nearest},
+    layers::Origin,
     raw::{Count, OneOrMany, RawRoute, RawScheme, RawSecret},
     server::{places, usize_of},
 };
@@ -65,6 +66,7 @@ impl Checker<'_> {
         let path = self.pattern(&table.at("path"), raw.path.as_deref());
         let methods = self.methods(&table.at("methods"), raw.methods.as_ref());
         let scheme = self.scheme(table, raw);
+        let public_url = self.public_url(table, raw, path.as_ref(), scheme.as_ref());
         let secrets = self.secrets(table, raw, scheme.as_ref());
         let upstream = self.upstream(table, raw);
         let key = table.at("body");
@@ -84,6 +86,7 @@ impl Checker<'_> {
             upstream,
             body_bytes_max,
             reject_status,
+            public_url,
         })
     }
 
@@ -232,7 +235,6 @@ impl Checker<'_> {
 
     fn scheme(&mut self, table: &Key, raw: &RawRoute) -> Option<Scheme> {
         let key = table.at("scheme");
-        let names = catalogue::names();
         let written = self.required(&key, raw.scheme.as_ref(), "\"carevalidate\"")?;
         let none = BTreeMap::new();
         let params = raw.params.as_ref().unwrap_or(&none);
@@ -254,8 +256,9 @@ impl Checker<'_> {
                 Ok(scheme) => Ok(scheme),
                 Err(Some(faults)) => Err(faults),
                 Err(None) => {
-                    let names = names.iter().map(String::as_str);
-                    let help = match nearest(name, names.clone()) {
+                    // Only now: this reads the whole catalogue.
+                    let names = catalogue::names();
+                    let help = match nearest(name, names.iter().map(String::as_str)) {
                         Some(meant) => format!("did you mean `{meant}`?"),
                         None => "docs/providers.md lists them; or describe the scheme in `[route.scheme]`".to_owned(),
                     };
@@ -277,6 +280,63 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    fn public_url(
+        &mut self,
+        table: &Key,
+        raw: &RawRoute,
+        path: Option<&PathPattern>,
+        scheme: Option<&Scheme>,
+    ) -> Option<PublicUrl> {
+        let key = table.at("public_url");
+        let Some(written) = &raw.public_url else {
+            if let Some(scheme) = scheme
+                && scheme.signs_url()
+                && !self.given(&key)
+                && !self.sees_public_urls()
+            {
+                self.warning(
+                    &table.at("scheme"),
+                    format!(
+                        "scheme `{}` signs the public URL, and this one would begin with `http://`: there is no TLS here, \
+                         and no trusted proxy to say more",
+                        scheme.name()
+                    ),
+                    "add `public_url = \"https://…\"` (`--public-url`) with what the sender has in front of the path",
+                );
+            }
+            return None;
+        };
+        let path = path?;
+        let prefix = match path {
+            PathPattern::Prefix(prefix) => Some(prefix.as_str()),
+            PathPattern::Exact(_) => None,
+        };
+        match PublicUrl::parse(written, prefix) {
+            Ok(public_url) => {
+                let (PathPattern::Exact(path) | PathPattern::Prefix(path)) = path;
+                if public_url.holds_path(path) {
+                    self.warning(
+                        &key,
+                        "this public URL ends in the route's path, which would stand there twice: path and query of each \
+                         request are added",
+                        "write what stands before the path, such as `https://hooks.example.org`",
+                    );
+                }
+                Some(public_url)
+            }
+            Err((message, help)) => {
+                self.error(&key, message, help);
+                None
+            }
+        }
+    }
+
+    /// Whether anything but the routes can tell how senders reach the gateway, when that is not by plain HTTP.
+    fn sees_public_urls(&self) -> bool {
+        let proxies = Key::of(&["server", "trusted_proxies"]);
+        self.given(&Key::of(&["server", "tls"])) || self.origin(&proxies) != Origin::Default
     }
 
     fn scheme_fault(&mut self, table: &Key, scheme: &Key, fault: SpecError) {

@@ -428,6 +428,7 @@ fn flags_reach_their_keys() {
         secret_file: None,
         secret_credential: Some("cv".into()),
         path: Some("/hooks".into()),
+        public_url: Some("https://hooks.example.org".into()),
         admin: Some("off".into()),
         tls_certificate: Some("a.pem".into()),
         tls_key: Some("a.key".into()),
@@ -447,6 +448,8 @@ fn flags_reach_their_keys() {
         (LogFormat::Text, LogLevel::Warn)
     );
     assert_eq!(config.routes[0].path, PathPattern::Exact("/hooks".into()));
+    let public_url = config.routes[0].public_url.as_ref().unwrap();
+    assert_eq!(public_url.of("/a").0, "https://hooks.example.org/a");
     assert_eq!(
         config.routes[0].secrets[0].source,
         SecretSource::Credential("cv".into())

@@ -254,6 +254,7 @@ impl Compiler<'_> {
             last_field: last_field?,
             fetch,
             signs_url: false,
+            signs_path: false,
             covers_body: false,
             headers: Vec::new(),
         };
@@ -902,6 +903,14 @@ impl Compiler<'_> {
         let all = || tokens.iter().chain(&required);
         plan.signs_url = all().any(|token| {
             token.source == Source::Url || token.source == Source::Canonical(Canonical::PlivoV3)
+        });
+        plan.signs_path = all().any(|token| {
+            matches!(
+                token.source,
+                Source::Path
+                    | Source::Target
+                    | Source::Canonical(Canonical::Contentful | Canonical::Truelayer)
+            )
         });
         let body = Source::Place(Place::Body);
         // Anyone can find another body with the same CRC.

@@ -20,7 +20,7 @@ use super::{
 pub struct RequestHead<'a> {
     /// The method.
     pub method: &'a Method,
-    /// Path and query, as they came.
+    /// Path and query, as the sender wrote them.
     pub target: &'a str,
     /// The header fields.
     pub headers: &'a HeaderMap,

@@ -214,6 +214,11 @@ impl Scheme {
         self.plan.as_ref().is_some_and(|plan| plan.signs_url)
     }
 
+    /// Whether the path of that URL is signed, which a proxy may have shortened.
+    pub fn signs_path(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.signs_path)
+    }
+
     /// Whether the secret itself is sent, so that whoever sees one request can make others.
     pub fn is_token(&self) -> bool {
         self.plan

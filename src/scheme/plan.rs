@@ -34,6 +34,7 @@ pub(super) struct Plan {
     pub(super) last_field: bool,
     pub(super) fetch: Option<FetchPlan>,
     pub(super) signs_url: bool,
+    pub(super) signs_path: bool,
     pub(super) covers_body: bool,
     pub(super) headers: Vec<HeaderName>,
 }

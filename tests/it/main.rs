@@ -14,6 +14,8 @@ mod hardening;
 mod harness;
 mod limits;
 mod memory;
+mod providers;
+mod public_url;
 mod receivers;
 mod schemes;
 mod support;

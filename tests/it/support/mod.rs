@@ -1,6 +1,7 @@
 //! What the tests stand on: a gateway under test, upstreams that record, senders that can misbehave.
 //!
-//! Nothing here uses the crate under test: HTTP/1.1 is read by [`wire`], signatures are made by [`sign`].
+//! HTTP/1.1 is read by [`wire`], signatures are made by [`sign`]: nothing that judges uses the crate under test. Only [`inside`] runs it in
+//! this process, and [`vectors`] reads in the catalogue how a request can be forged.
 
 #![allow(
     dead_code,
@@ -13,12 +14,16 @@ pub(crate) mod floods;
 pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http2;
+pub(crate) mod inside;
 pub(crate) mod logs;
+pub(crate) mod recorded;
 pub(crate) mod recorder;
 pub(crate) mod script;
 pub(crate) mod sign;
 pub(crate) mod tls;
 pub(crate) mod upstream;
+#[path = "../../shared/vectors.rs"]
+pub(crate) mod vectors;
 pub(crate) mod wire;
 
 use std::{sync::LazyLock, time::Duration};

@@ -9,6 +9,7 @@ import sys
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import leading
 import plain
 import table
 try:
@@ -72,7 +73,7 @@ def main():
         count += len(vectors)
         write(folder / f"{provider}.json", {"provider": provider, "vectors": vectors})
     if traps:
-        write(HERE.parent / "negatives.json", {"vectors": traps.negative()})
+        write(HERE.parent / "negatives.json", {"vectors": traps.negative() + leading.negative()})
     print(f"{count} vectors, {sum(1 for v in by_provider.values() if v)} providers, {len(missing)} schemes without: {missing}")
 
 

@@ -1,0 +1,259 @@
+//! Every provider of the catalogue from socket to socket: recorded requests arrive as they were sent, and nothing made of them to
+//! deceive arrives at all.
+//!
+//! Nothing is sampled: all vectors, over HTTP/1.1 and HTTP/2, all named traps, and all forgeries that are derived from the vectors.
+//! Left out are requests whose keys are fetched; recorded ones among them have a twin with the same key pinned.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
+use crate::support::{
+    client::{self, Client, Protocol},
+    delivery::Delivery,
+    gateway::{assert_not_verified, assert_problem},
+    inside::Inside,
+    recorded::{delivery, params, secrets},
+    upstream::Upstream,
+    vectors::{self, Forgery, Sent, Vector},
+    wire::{Answer, Wire},
+};
+
+/// How many gateways share the work: each has one clock, which is set for one request at a time.
+const GATEWAYS: usize = 4;
+
+/// URLs that no route can be given: one has none of the path that every request has, one holds a password.
+fn has_no_route(vector: &Vector) -> bool {
+    let url = vector.public_url.as_ref();
+    url.is_some_and(|url| url == "https://answer.url" || url.contains('@'))
+}
+
+/// A request, and the vector that it was made of.
+struct Case<'v> {
+    vector: &'v Vector,
+    what: &'static str,
+    sent: Sent,
+}
+
+/// Routes for requests, told apart by host: one for each scheme with its parameters, secrets and URL.
+#[derive(Default)]
+struct Routes {
+    hosts: HashMap<String, String>,
+    config: String,
+    files: Vec<(String, Vec<u8>)>,
+}
+
+impl Routes {
+    fn key(case: &Case<'_>) -> String {
+        let Sent { secrets, url, .. } = &case.sent;
+        let base = url.as_ref().map(|url| url.strip_suffix(&case.sent.target));
+        format!(
+            "{} {:?} {secrets:?} {base:?}",
+            case.vector.scheme_name(),
+            case.vector.params
+        )
+    }
+
+    fn add(&mut self, case: &Case<'_>, upstream: &Upstream) {
+        let name = format!("r{}", self.hosts.len());
+        let key = Self::key(case);
+        if self.hosts.contains_key(&key) {
+            return;
+        }
+        let (secrets, files) = secrets(&name, &case.sent.secrets);
+        let public_url = case.sent.url.as_ref().map(|url| {
+            let base = url.strip_suffix(&case.sent.target).unwrap();
+            format!("public_url = \"{base}\"\n")
+        });
+        self.config.push_str(&format!(
+            "[[route]]\nname = \"{name}\"\nhost = \"{name}.example\"\npath = \"/*\"\nmethods = [\"POST\", \"GET\"]\n\
+             scheme = \"{}\"\nupstream = \"{}\"\n{secrets}{}{}\n",
+            case.vector.scheme_name(),
+            upstream.url(),
+            public_url.unwrap_or_default(),
+            params(case.vector),
+        ));
+        self.files.extend(files);
+        self.hosts.insert(key, format!("{name}.example"));
+    }
+}
+
+/// The senders of one gateway, each with a connection that is kept.
+struct Senders {
+    gateway: Inside,
+    hosts: HashMap<String, String>,
+    http1: Wire,
+    http2: Client,
+}
+
+impl Senders {
+    fn new(routes: Routes) -> Self {
+        let config = Inside::server(false, "") + &routes.config;
+        let gateway = Inside::start(&config, false, &routes.files);
+        Self {
+            http1: client::raw(gateway.door()),
+            http2: Client::connect(gateway.door(), Protocol::Http2),
+            gateway,
+            hosts: routes.hosts,
+        }
+    }
+
+    fn send(&mut self, case: &Case<'_>, protocol: Protocol) -> (Delivery, Answer) {
+        self.gateway.set_clock(case.sent.now);
+        let delivery = delivery(&case.sent, &self.hosts[&Routes::key(case)]);
+        let answer = match protocol {
+            Protocol::Http2 => self.http2.send(&delivery),
+            Protocol::Http1 => {
+                self.http1.send(&delivery.raw()).unwrap();
+                let answer = self.http1.answer(&delivery.method).unwrap();
+                if answer.fields.has("connection") {
+                    self.http1 = client::raw(self.gateway.door());
+                }
+                answer
+            }
+        };
+        (delivery, answer)
+    }
+}
+
+/// HTTP/1.1 takes blanks around a value for none of its own: such a value exists on HTTP/2 alone.
+fn protocol_for(sent: &Sent) -> Protocol {
+    let blank = |value: &Vec<u8>| value.trim_ascii() != value.as_slice();
+    match sent.headers.iter().any(|(_, value)| blank(value)) {
+        true => Protocol::Http2,
+        false => Protocol::Http1,
+    }
+}
+
+fn forgeries(vector: &Vector) -> Vec<Forgery> {
+    let mut forgeries = vector.forgeries();
+    forgeries.retain(|forgery| !vector.may_pass(forgery));
+    forgeries
+}
+
+/// Shares the cases out over gateways of their own.
+fn on_gateways<'v>(
+    cases: Vec<Case<'v>>,
+    work: impl Fn(&mut Senders, &Upstream, Vec<Case<'v>>) + Sync,
+) {
+    let mut shares: Vec<Vec<Case<'v>>> = (0..GATEWAYS).map(|_| Vec::new()).collect();
+    let size = cases.len().div_ceil(GATEWAYS);
+    for (n, case) in cases.into_iter().enumerate() {
+        shares[n / size].push(case);
+    }
+    thread::scope(|scope| {
+        for share in shares {
+            let work = &work;
+            scope.spawn(move || {
+                let upstream = Upstream::accepting();
+                let mut routes = Routes::default();
+                for case in &share {
+                    routes.add(case, &upstream);
+                }
+                work(&mut Senders::new(routes), &upstream, share);
+            });
+        }
+    });
+}
+
+#[test]
+fn every_recorded_request_arrives_byte_for_byte_with_one_mark() {
+    let vectors = vectors::positives();
+    let routed = vectors
+        .iter()
+        .filter(|vector| !vector.secrets.is_empty() && !has_no_route(vector));
+    let cases: Vec<_> = routed
+        .map(|vector| Case {
+            vector,
+            what: "as recorded",
+            sent: vector.sent(),
+        })
+        .collect();
+    assert!(cases.len() >= 669, "{}", cases.len());
+    on_gateways(cases, |senders, upstream, cases| {
+        for case in &cases {
+            for protocol in [Protocol::Http1, Protocol::Http2] {
+                let name = format!("{} over {protocol:?}", case.vector.name());
+                let (delivery, answer) = senders.send(case, protocol);
+                assert_eq!(answer.status, 200, "{name}: {answer:?}");
+                let seen = upstream.take_only();
+                assert_eq!(seen.method, delivery.method, "{name}");
+                assert_eq!(seen.target, delivery.target, "{name}");
+                assert_eq!(seen.body.as_deref(), Some(&*delivery.body), "{name}");
+                let spelled = |field: &(String, Vec<u8>)| match protocol {
+                    Protocol::Http1 => field.clone(),
+                    Protocol::Http2 => (field.0.to_ascii_lowercase(), field.1.clone()),
+                };
+                let sent: Vec<_> = delivery.fields.0.iter().map(spelled).collect();
+                let arrived: Vec<_> = seen
+                    .fields
+                    .0
+                    .iter()
+                    .filter(|field| sent.contains(field))
+                    .cloned()
+                    .collect();
+                assert_eq!(arrived, sent, "{name}");
+                // `one` sees that there are not several.
+                let mark = seen.fields.one("countersign-verified");
+                let scheme = format!("{};route=", case.vector.scheme_name());
+                assert!(mark.starts_with(&scheme), "{name}: {mark}");
+            }
+        }
+    });
+}
+
+#[test]
+fn every_named_trap_is_refused_and_no_upstream_hears_of_it() {
+    let traps = vectors::traps();
+    let cases: Vec<_> = traps
+        .iter()
+        .filter(|trap| !trap.secrets.is_empty())
+        .map(|vector| Case {
+            vector,
+            what: "trap",
+            sent: vector.sent(),
+        })
+        .collect();
+    assert!(cases.len() > 225, "{}", cases.len());
+    refuse_all(cases);
+}
+
+#[test]
+fn every_forgery_is_refused_and_no_upstream_hears_of_it() {
+    let vectors = vectors::positives();
+    let mut cases = Vec::new();
+    for vector in &vectors {
+        if vector.secrets.is_empty() || has_no_route(vector) {
+            continue;
+        }
+        cases.extend(forgeries(vector).into_iter().map(|forgery| Case {
+            vector,
+            what: forgery.what,
+            sent: forgery.sent,
+        }));
+    }
+    assert!(cases.len() > 15_000, "{}", cases.len());
+    refuse_all(cases);
+}
+
+fn refuse_all(cases: Vec<Case<'_>>) {
+    let (all, refused) = (cases.len(), AtomicUsize::new(0));
+    on_gateways(cases, |senders, upstream, cases| {
+        for case in &cases {
+            let (_, answer) = senders.send(case, protocol_for(&case.sent));
+            let name = || format!("{}: {}", case.vector.name(), case.what);
+            if case.what == "another key" && answer.status == 503 {
+                // What it was changed to is no key at all, so the route is closed.
+                assert_problem(&answer, 503, "unavailable");
+            } else {
+                assert_eq!(answer.status, 401, "{}: {answer:?}", name());
+                assert_not_verified(&answer);
+            }
+            refused.fetch_add(1, Ordering::Relaxed);
+        }
+        upstream.assert_untouched();
+    });
+    assert_eq!(refused.into_inner(), all);
+}
