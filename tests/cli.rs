@@ -281,6 +281,82 @@ fn nobody() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
+// providers
+
+#[test]
+fn providers_shows_one_in_full() {
+    let desk = Desk::new();
+    let run = desk.run(&["providers", "carevalidate"]).ends_with(0);
+    let expected = "\
+scheme carevalidate
+  how          HMAC SHA-256
+  signed       {body}
+  signature    header `x-cv-signature`
+  secret       shared secret, as text
+  not covered  the time: a captured request verifies for as long as the secret lives
+";
+    assert!(run.stdout.contains(expected), "{}", run.stdout);
+    for words in [
+        "CareValidate (carevalidate)",
+        "known from the provider's own pages, read ",
+        "scheme carevalidate:custom-header",
+        "  params       header\n",
+        "  not covered  everything: the secret itself is sent\n",
+        "\n[[route]]\nname     = \"carevalidate\"\n",
+    ] {
+        assert!(run.stdout.contains(words), "no {words:?}:\n{}", run.stdout);
+    }
+    // Its route is one that `check` takes, but for the secret that is not there.
+    let (_, route) = run.stdout.split_once("\n[[route]]").unwrap();
+    desk.write("c.toml", format!("[[route]]{route}"));
+    desk.run(&["check", "-c", "c.toml"])
+        .ends_with(78)
+        .says(&["secrets/carevalidate does not exist"]);
+
+    let json = desk.run(&["providers", "sendgrid", "--json"]).ends_with(0);
+    let json = json.json();
+    assert_eq!(json["schemes"][0]["signs_with"], "ECDSA P-256");
+    assert_eq!(json["schemes"][0]["tolerance_seconds"], 300);
+    assert!(json["route"].as_str().unwrap().starts_with("[[route]]\n"));
+}
+
+#[test]
+fn providers_lists_all_of_them_or_those_that_a_word_is_in() {
+    let desk = Desk::new();
+    let all = desk.run(&["providers"]).ends_with(0).stdout;
+    assert!(all.lines().count() > 270, "{all}");
+    let word = desk.run(&["providers", "SENDGRID"]).ends_with(0).stdout;
+    let (table, count) = word.split_once("\n\n").unwrap();
+    assert_eq!(
+        table,
+        "SCHEME    HOW IT SIGNS  NOT COVERED  KNOWN FROM\n\
+         sendgrid  ECDSA P-256                source"
+    );
+    assert!(count.starts_with("1 provider, 1 scheme. "), "{count}");
+    let json = desk.run(&["providers", "ed25519", "--json"]).ends_with(0);
+    let json = json.json();
+    let ids: Vec<_> = json
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|provider| provider["id"].as_str().unwrap())
+        .collect();
+    assert!(
+        ids.contains(&"discord") && !ids.contains(&"github"),
+        "{ids:?}"
+    );
+    for (asked, answer) in [
+        ("strpie", "no provider `strpie`; did you mean `stripe`?"),
+        ("zzzz", "no provider `zzzz`; `countersign providers` lists"),
+        (
+            "github:sha2",
+            "no scheme `github:sha2`; did you mean `github:sha1`?",
+        ),
+    ] {
+        desk.run(&["providers", asked]).ends_with(2).says(&[answer]);
+    }
+}
+
 // sign
 
 #[test]
@@ -331,7 +407,7 @@ fn sign_says_what_is_wrong_with_its_flags() {
         .says(&["no scheme `carevalidat`", "did you mean `carevalidate`?"]);
     sign(&["--scheme", "zzz"])
         .ends_with(2)
-        .says(&["carevalidate:custom-header", "none"]);
+        .says(&["`countersign providers` lists them"]);
     sign(&["--scheme", "none"])
         .ends_with(2)
         .says(&["signs nothing"]);
@@ -742,7 +818,16 @@ fn serve_says_why_it_does_not_start() {
 #[test]
 fn help_and_version_go_to_stdout() {
     let desk = Desk::new();
-    for command in ["serve", "check", "sign", "verify", "send", "health", "demo"] {
+    for command in [
+        "serve",
+        "check",
+        "providers",
+        "sign",
+        "verify",
+        "send",
+        "health",
+        "demo",
+    ] {
         let help = desk.run(&[command, "--help"]).ends_with(0);
         assert!(help.stdout.contains(&format!("countersign {command}")));
         assert!(desk.run(&["--help"]).ends_with(0).stdout.contains(command));
@@ -989,6 +1074,7 @@ fn a_closed_stdout_is_no_reason_to_panic() {
         with_signer("verify", &["--body", "body", "-H", &signature]),
         vec!["check", "-c", "c.toml"],
         vec!["check", "-c", "c.toml", "--json"],
+        vec!["providers"],
         vec!["demo", "--once"],
     ] {
         let (reader, writer) = io::pipe().unwrap();

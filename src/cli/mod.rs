@@ -6,6 +6,7 @@ mod check;
 mod client;
 mod demo;
 mod health;
+mod providers;
 pub mod saved;
 mod send;
 mod serve;
@@ -45,6 +46,8 @@ enum Command {
     Serve(serve::Args),
     /// Do what start-up does, without serving: read configuration, secrets and certificates
     Check(check::Args),
+    /// List the built-in providers, or say how one of them signs and what a route for it looks like
+    Providers(providers::Args),
     /// Print the headers with which a sender signs a body
     Sign(sign::Args),
     /// Verify a saved request
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Providers(args) => providers::run(&args),
         Command::Sign(args) => sign::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Send(args) => send::run(&args),

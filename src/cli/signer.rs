@@ -14,6 +14,9 @@ use crate::{
     secret::{Secret, SecretSource},
 };
 
+/// More names than this are no help in an error.
+const MANY: usize = 20;
+
 /// Where scheme and secret come from.
 #[derive(clap::Args)]
 pub(super) struct SignerArgs {
@@ -123,9 +126,10 @@ impl SignerArgs {
 }
 
 /// Says that there is no such thing, and what there is.
-fn unknown(what: &str, name: &str, known: &[String]) -> String {
+pub(super) fn unknown(what: &str, name: &str, known: &[String]) -> String {
     let hint = match nearest(name, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
+        None if known.len() > MANY => "`countersign providers` lists them".to_owned(),
         None => format!("there are {}", known.join(", ")),
     };
     format!("there is no {what} `{name}`; {hint}")

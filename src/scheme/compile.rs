@@ -144,6 +144,21 @@ pub(super) fn compile(
     }
 }
 
+/// The names of the parameters without which there is no scheme.
+pub(super) fn parameters(spec: &SchemeSpec) -> Vec<String> {
+    let none = BTreeMap::new();
+    let mut compiler = Compiler {
+        params: Params {
+            given: &none,
+            used: Vec::new(),
+            missing: Vec::new(),
+        },
+        errors: Vec::new(),
+    };
+    compiler.plan(spec);
+    compiler.params.missing
+}
+
 /// The same scheme with its headers' other names.
 fn renamed(spec: &SchemeSpec) -> SchemeSpec {
     let mut spec = spec.clone();

@@ -33,6 +33,7 @@ mod check;
 mod claim;
 mod compile;
 mod context;
+mod describe;
 mod fetch;
 mod form;
 mod jose;
@@ -64,6 +65,7 @@ pub use self::{
     claim::{Claim, ClaimError},
     compile::{SpecError, parse_duration},
     context::RequestHead,
+    describe::Gap,
     fetch::{FetchedDocument, KeyRequest},
     keys::{KeyError, PublicAlgorithm},
     mac::{DigestAlgorithm, HmacAlgorithm, Tag},
@@ -157,6 +159,11 @@ impl Scheme {
         params: &BTreeMap<String, String>,
     ) -> Result<Self, Vec<SpecError>> {
         compile::compile(name, spec, params)
+    }
+
+    /// The names of the parameters that a route has to give.
+    pub fn parameters(spec: &SchemeSpec) -> Vec<String> {
+        compile::parameters(spec)
     }
 
     /// The scheme of a sender that does not sign: the operator's explicit word that nothing is to be checked.
