@@ -5,6 +5,7 @@
 mod check;
 mod client;
 mod demo;
+mod draft;
 mod health;
 mod providers;
 pub mod saved;
@@ -112,6 +113,14 @@ pub fn main() -> ExitCode {
 /// Prints to stdout; a reader that has gone is not an error.
 fn print(text: impl fmt::Display) -> Outcome {
     match write!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The same, to the byte.
+fn print_bytes(bytes: &[u8]) -> Outcome {
+    match io::stdout().lock().write_all(bytes) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }

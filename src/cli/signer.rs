@@ -31,7 +31,7 @@ pub(super) struct SignerArgs {
     /// Parameter of the scheme, as NAME=VALUE; may be repeated
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = pair)]
     params: Vec<(String, String)>,
-    /// File that holds the secret
+    /// File that holds the secret; to sign as a provider with public keys, its private key in PEM
     #[arg(long, value_name = "FILE", required_unless_present_any = ["route", "secret_env"], conflicts_with = "secret_env")]
     secret_file: Option<PathBuf>,
     /// Environment variable that holds the secret
@@ -49,6 +49,18 @@ pub(super) struct Signer {
     pub(super) scheme: Scheme,
     /// Key ids and secrets.
     pub(super) secrets: Vec<(String, Secret)>,
+}
+
+impl Signer {
+    /// The secret to sign with.
+    pub(super) fn secret(&self) -> Result<&Secret, Failure> {
+        match self.secrets.first() {
+            Some((_, secret)) => Ok(secret),
+            None => Err(Failure::Usage(
+                "the route has no secret that is valid now, so nothing can be signed".into(),
+            )),
+        }
+    }
 }
 
 impl SignerArgs {

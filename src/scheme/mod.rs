@@ -42,6 +42,7 @@ mod keys;
 mod locate;
 mod mac;
 mod plan;
+mod private;
 mod sign;
 pub mod spec;
 mod template;
@@ -446,6 +447,9 @@ impl Plan {
                     | Algorithm::Jose(..) => None,
                 })
                 .collect();
+        if private::looks_private(pasted) {
+            return Err(KeyError::Private);
+        }
         let all_public = public.len() == self.algorithms.len();
         let looks_public = keys::looks_public(pasted);
         if all_public || (looks_public && !public.is_empty()) {

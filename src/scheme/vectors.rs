@@ -629,6 +629,54 @@ fn every_forgery_is_refused() {
     assert!(refused > 500);
 }
 
+/// Signs a request anew, in the place of its own signature and time.
+fn sign_again(scheme: &Scheme, sent: &Sent, secret: &[u8]) -> Result<Sent, SignError> {
+    let plan = scheme.plan.as_ref().unwrap();
+    let mut headers = HeaderMap::new();
+    for (name, value) in &sent.headers {
+        let made = plan.signature.headers().any(|own| own.as_str() == name);
+        let time = plan
+            .timestamp
+            .as_ref()
+            .is_some_and(|time| matches!(&time.place, Place::Header(own) if own.as_str() == name));
+        if !made && !time {
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_bytes(value).unwrap(),
+            );
+        }
+    }
+    let head = RequestHead {
+        method: &sent.method,
+        target: &sent.target,
+        headers: &headers,
+        url: sent.url.as_deref(),
+    };
+    let secret = Secret::new(secret.to_vec()).unwrap();
+    let now = UnixTime::from_secs(sent.now);
+    let signed = scheme.sign_request(&secret, &head, &sent.body, now)?;
+    let mut again = sent.clone();
+    again.headers.clear();
+    again.headers.extend(
+        headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())),
+    );
+    for (name, value) in &signed.headers {
+        again.headers.retain(|(known, _)| known != name.as_str());
+        again
+            .headers
+            .push((name.to_string(), value.as_bytes().to_vec()));
+    }
+    if let Some(target) = signed.target {
+        again.target = target;
+    }
+    if let Some(body) = signed.body {
+        again.body = body;
+    }
+    Ok(again)
+}
+
 #[test]
 fn what_a_shared_secret_signs_verifies() {
     let mut wrong = Vec::new();
@@ -644,56 +692,14 @@ fn what_a_shared_secret_signs_verifies() {
             };
             seen.push(vector.scheme.clone());
             let sent = vector.sent();
-            let now = UnixTime::from_secs(sent.now);
-            let secret = Secret::new(sent.secrets[0].clone()).unwrap();
-            let plan = scheme.plan.as_ref().unwrap();
-            let mut headers = HeaderMap::new();
-            for (name, value) in &sent.headers {
-                let made = plan.signature.headers().any(|own| own.as_str() == name);
-                let time = plan.timestamp.as_ref().is_some_and(
-                    |time| matches!(&time.place, Place::Header(own) if own.as_str() == name),
-                );
-                if !made && !time {
-                    headers.append(
-                        HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                        HeaderValue::from_bytes(value).unwrap(),
-                    );
-                }
-            }
-            let head = RequestHead {
-                method: &sent.method,
-                target: &sent.target,
-                headers: &headers,
-                url: sent.url.as_deref(),
-            };
-            match scheme.sign_request(&secret, &head, &sent.body, now) {
+            let name = format!("{provider}:{}", vector.scheme);
+            match sign_again(&scheme, &sent, &sent.secrets[0]) {
                 Err(SignError::PublicKey) => {}
-                Err(error) => wrong.push(format!("{provider}:{}: {error}", vector.scheme)),
-                Ok(signed) => {
-                    let mut again = sent.clone();
-                    again.headers.clear();
-                    again.headers.extend(
-                        headers
-                            .iter()
-                            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())),
-                    );
-                    for (name, value) in &signed.headers {
-                        again.headers.retain(|(known, _)| known != name.as_str());
-                        again
-                            .headers
-                            .push((name.to_string(), value.as_bytes().to_vec()));
-                    }
-                    if let Some(target) = signed.target {
-                        again.target = target;
-                    }
-                    if let Some(body) = signed.body {
-                        again.body = body;
-                    }
-                    match verify(&scheme, &again) {
-                        Ok(()) => good += 1,
-                        Err(error) => wrong.push(format!("{provider}:{}: {error}", vector.scheme)),
-                    }
-                }
+                Err(error) => wrong.push(format!("{name}: {error}")),
+                Ok(again) => match verify(&scheme, &again) {
+                    Ok(()) => good += 1,
+                    Err(error) => wrong.push(format!("{name}: {error}")),
+                },
             }
         }
     }
@@ -705,4 +711,44 @@ fn what_a_shared_secret_signs_verifies() {
         wrong.join("\n")
     );
     assert!(good > 10);
+}
+
+#[test]
+fn what_a_private_key_signs_verifies_with_its_public_key() {
+    let keys = ["ed25519", "p256", "p521", "rsa"]
+        .map(|name| fs::read(folder().join(format!("makers/keys/{name}.pem"))).unwrap());
+    let (mut good, mut bad) = (BTreeMap::new(), BTreeMap::new());
+    for (provider, vectors) in files() {
+        for vector in vectors {
+            let Ok(scheme) = vector.scheme(&provider) else {
+                continue;
+            };
+            let sent = vector.sent();
+            let plan = scheme.plan.as_ref().unwrap();
+            // RSA with SHA-1 is only verified.
+            let signs = plan.algorithms.iter().any(|algorithm| {
+                matches!(
+                    algorithm,
+                    Algorithm::Public(public) | Algorithm::Jose(_, JoseAlgorithm::Public(public))
+                        if *public != PublicAlgorithm::RsaSha1
+                )
+            });
+            if !signs || sent.secrets.is_empty() || verify(&scheme, &sent).is_err() {
+                continue;
+            }
+            let name = format!("{provider}:{}", vector.scheme);
+            let found = keys.iter().find_map(|key| {
+                let again = sign_again(&scheme, &sent, key).ok()?;
+                verify(&scheme, &again).ok()
+            });
+            match found {
+                Some(()) => good.insert(name, vector.id),
+                None => bad.insert(name, vector.id),
+            };
+        }
+    }
+    bad.retain(|name, _| !good.contains_key(name));
+    println!("{} schemes sign: {:?}", good.len(), good.keys());
+    assert!(bad.is_empty(), "{} sign, these do not: {bad:?}", good.len());
+    assert!(good.len() > 10);
 }
