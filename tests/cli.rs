@@ -463,6 +463,16 @@ fn sign_takes_url_method_headers_and_id() {
         let lines: Vec<_> = made.stdout.lines().collect();
         assert!(lines.contains(&line), "no {line}:\n{lines:?}");
     }
+    // Some receivers read items by their place, and go by the blank.
+    for (scheme, form) in [
+        ("workos", "workos-signature: t=1764000000000, v1="),
+        ("hygraph", "gcms-signature: sign="),
+    ] {
+        let made = sign(scheme, "form", &at).ends_with(0).stdout;
+        assert!(made.starts_with(form), "{made}");
+        let hygraph = scheme == "hygraph";
+        assert_eq!(made.contains(", env=test, t=1764000000000\n"), hygraph);
+    }
     for (scheme, words) in [
         ("carevalidate", "names no delivery id"),
         ("stripe", "is the JSON value `/id`, not a header"),

@@ -158,7 +158,7 @@ async fn deliver(
 ) -> Result<(StatusCode, Vec<Seen>), Failure> {
     let scheme = catalogue::compile("carevalidate", &Default::default())
         .map_err(|_| anyhow::anyhow!("the catalogue lacks carevalidate"))?;
-    let mut draft = Draft::of(DELIVERY).with_url(Some(url));
+    let mut draft = Draft::of(DELIVERY).with_target(url);
     draft.headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),

@@ -18,6 +18,21 @@ pub(super) struct Draft {
     pub(super) url: Option<String>,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
+    /// What a token names its key by.
+    pub(super) key_id: Option<String>,
+}
+
+/// A URL as it was written: schemes sign its text.
+#[derive(Clone)]
+pub(super) struct Url {
+    text: String,
+    pub(super) uri: Uri,
+}
+
+impl Url {
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
 }
 
 impl Draft {
@@ -29,14 +44,15 @@ impl Draft {
             url: None,
             headers: HeaderMap::new(),
             body: body.to_vec(),
+            key_id: None,
         }
     }
 
     /// Takes the URL, with its path and query.
-    pub(super) fn with_url(mut self, url: Option<&Uri>) -> Self {
+    pub(super) fn with_url(mut self, url: Option<&Url>) -> Self {
         if let Some(url) = url {
-            self.url = Some(url.to_string());
-            self = self.with_target(url);
+            self.url = Some(url.text.clone());
+            self = self.with_target(&url.uri);
         }
         self
     }
@@ -91,7 +107,7 @@ impl Draft {
             url: self.url.as_deref(),
         };
         scheme
-            .sign_request(secret, &head, &self.body, now)
+            .sign_request(secret, &head, &self.body, now, self.key_id.as_deref())
             .map_err(|error| Failure::Usage(crate::reject::Chain(&error).to_string()))
     }
 
@@ -123,13 +139,14 @@ impl Draft {
     }
 }
 
-pub(super) fn url(text: &str) -> Result<Uri, &'static str> {
+pub(super) fn url(text: &str) -> Result<Url, &'static str> {
     let wrong = "write it like https://hooks.example.org/path";
-    let url: Uri = text.parse().map_err(|_| wrong)?;
-    if url.scheme().is_none() || url.authority().is_none() {
+    let uri: Uri = text.parse().map_err(|_| wrong)?;
+    if uri.scheme().is_none() || uri.authority().is_none() {
         return Err(wrong);
     }
-    Ok(url)
+    let text = text.to_owned();
+    Ok(Url { text, uri })
 }
 
 pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {

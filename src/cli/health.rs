@@ -21,7 +21,7 @@ pub(super) fn run(args: &Args) -> Outcome {
             let url: Uri = format!("http://{}{TARGET}", args.admin)
                 .parse()
                 .map_err(|_| not_an_address(args))?;
-            let mut asking = Draft::of(b"").with_url(Some(&url));
+            let mut asking = Draft::of(b"").with_target(&url);
             asking.method = Method::GET;
             block_on(client::request(&url, None, asking))
         }

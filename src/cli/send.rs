@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use http::{HeaderName, HeaderValue, Method, Uri, header};
+use http::{HeaderName, HeaderValue, Method, header};
 
 use super::{
     Failure, Outcome, block_on, client,
-    draft::{Draft, header, url},
+    draft::{Draft, Url, header, url},
     print, read,
     signer::SignerArgs,
 };
@@ -21,7 +21,7 @@ use crate::{
 pub(super) struct Args {
     /// Where to, such as `https://hooks.example.org/webhooks/carevalidate`
     #[arg(value_parser = url)]
-    url: Uri,
+    url: Url,
     #[command(flatten)]
     signer: SignerArgs,
     /// File that holds the body, `-` for stdin
@@ -29,13 +29,16 @@ pub(super) struct Args {
     body: PathBuf,
     /// The URL that the sender knows, where it is another; for schemes that sign it
     #[arg(long, value_name = "URL", value_parser = url)]
-    public_url: Option<Uri>,
+    public_url: Option<Url>,
     /// Method
     #[arg(long, value_name = "METHOD", default_value = "POST")]
     method: Method,
     /// Delivery id, for schemes that have it in a header; left out: one that the time makes
     #[arg(long, value_name = "ID")]
     id: Option<HeaderValue>,
+    /// What a JWT or JWS names its key by
+    #[arg(long, value_name = "ID")]
+    key_id: Option<String>,
     /// What to do wrong
     #[arg(long, value_enum, default_value_t)]
     fault: Fault,
@@ -128,15 +131,16 @@ pub(super) fn run(args: &Args) -> Outcome {
         .with_url(Some(public))
         .with_id(&signer.scheme, args.id.as_ref())?
         // What is signed is what is sent.
-        .with_target(&args.url);
+        .with_target(&args.url.uri);
     draft.method = args.method.clone();
+    draft.key_id = args.key_id.clone();
     draft.headers.extend(args.headers.iter().cloned());
     draft
         .headers
         .entry(header::CONTENT_TYPE)
         .or_insert(args.content_type.clone());
     deliver_with(args.fault, &mut draft, &signer.scheme, secret, now)?;
-    let answer = block_on(client::request(&args.url, args.ca.clone(), draft))??;
+    let answer = block_on(client::request(&args.url.uri, args.ca.clone(), draft))??;
     let mut text = format!("{}\n", answer.status);
     for (name, value) in &answer.headers {
         text.push_str(&format!(

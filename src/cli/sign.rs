@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use http::{HeaderName, HeaderValue, Method, Uri, header::HOST};
+use http::{HeaderName, HeaderValue, Method, header::HOST};
 use serde::Serialize;
 
 use super::{
     Outcome,
-    draft::{Draft, header, url},
+    draft::{Draft, Url, header, url},
     print, print_bytes, read,
     signer::SignerArgs,
 };
@@ -25,7 +25,7 @@ pub(super) struct Args {
     body: PathBuf,
     /// The public URL, for schemes that sign it or its path or query, and where the signature stands in the query
     #[arg(long, value_name = "URL", value_parser = url)]
-    url: Option<Uri>,
+    url: Option<Url>,
     /// Method, for schemes that sign it
     #[arg(long, value_name = "METHOD", default_value = "POST")]
     method: Method,
@@ -35,6 +35,9 @@ pub(super) struct Args {
     /// Delivery id, for schemes that have it in a header; left out: one that the time makes
     #[arg(long, value_name = "ID")]
     id: Option<HeaderValue>,
+    /// What a JWT or JWS names its key by
+    #[arg(long, value_name = "ID")]
+    key_id: Option<String>,
     /// Time to sign at, such as 2026-11-23T12:00:00Z; left out: now
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<UnixTime>,
@@ -74,6 +77,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         .with_url(args.url.as_ref())
         .with_id(&signer.scheme, args.id.as_ref())?;
     draft.method = args.method.clone();
+    draft.key_id = args.key_id.clone();
     draft.headers.extend(args.headers.iter().cloned());
     let mut signed = draft.sign(&signer.scheme, secret, at)?;
     if let (Some(id), Some(Place::Header(name))) = (&args.id, signer.scheme.id_place()) {
@@ -98,7 +102,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         return print(format_args!("{}\n", serde_json::to_string(&made)?));
     }
     if args.request || signed.target.is_some() || signed.body.is_some() {
-        if let Some(host) = args.url.as_ref().and_then(|url| url.authority())
+        if let Some(host) = args.url.as_ref().and_then(|url| url.uri.authority())
             && let Ok(host) = HeaderValue::from_str(host.as_str())
         {
             draft.headers.entry(HOST).or_insert(host);

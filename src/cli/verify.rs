@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use http::{HeaderName, HeaderValue, Method, Uri, header::HOST};
+use http::{HeaderName, HeaderValue, Method, header::HOST};
 use serde::Serialize;
 
 use super::{
     Failure, Outcome,
-    draft::{header, url},
+    draft::{Url, header, url},
     print, read, saved,
     sign::time,
     signer::SignerArgs,
@@ -32,7 +32,7 @@ pub(super) struct Args {
     body: Option<PathBuf>,
     /// The public URL, for schemes that sign it; left out: https, the Host header and the request's target
     #[arg(long, value_name = "URL", value_parser = url)]
-    url: Option<Uri>,
+    url: Option<Url>,
     /// Method, for schemes that sign it
     #[arg(
         long,
@@ -70,7 +70,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     };
     let signer = args.signer.signer(now, path)?;
     let bytes = read(path)?;
-    let target = args.url.as_ref().and_then(Uri::path_and_query);
+    let target = args.url.as_ref().and_then(|url| url.uri.path_and_query());
     let target = target.map_or("/", |target| target.as_str()).to_owned();
     let empty = (args.method.clone(), target);
     let ((method, target), headers, body) = if args.request.is_some() {
@@ -81,7 +81,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         (empty, args.headers.iter().cloned().collect(), &bytes[..])
     };
     let url = match (&args.url, headers.get(HOST).map(HeaderValue::to_str)) {
-        (Some(url), _) => Some(url.to_string()),
+        (Some(url), _) => Some(url.as_str().to_owned()),
         (None, Some(Ok(host))) => Some(format!("https://{host}{target}")),
         (None, _) => None,
     };

@@ -852,7 +852,24 @@ impl Compiler<'_> {
             }
             (None, None) => expand("", &[]),
         };
+        if !spec.order.is_empty() && assign.is_none() {
+            return self.fault(
+                &["signature", "list", "order"],
+                "items have no names here",
+                "add `assign`, or remove `order`",
+            );
+        }
         Some(ListPlan {
+            order: spec
+                .order
+                .iter()
+                .map(|name| {
+                    [name, assign.unwrap_or_default()]
+                        .concat()
+                        .into_bytes()
+                        .into()
+                })
+                .collect(),
             separator: separator.as_bytes().into(),
             assign: assign.map(|assign| assign.as_bytes().into()),
             tags,

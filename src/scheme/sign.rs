@@ -75,14 +75,14 @@ impl Scheme {
             headers: &HeaderMap::new(),
             url: None,
         };
-        let signed = self.sign_request(secret, &head, body, now)?;
+        let signed = self.sign_request(secret, &head, body, now, None)?;
         if signed.target.is_some() || signed.body.is_some() {
             return Err(SignError::NotInHeader);
         }
         Ok(signed.headers)
     }
 
-    /// Signs a request that has this head, and maybe a delivery id in it already.
+    /// Signs a request that has this head, and maybe a delivery id in it already. `key_id` is what a token names its key by.
     ///
     /// # Errors
     /// [`SignError`] if the scheme or the secret is not of a kind that can sign, or a signed part is missing.
@@ -92,6 +92,7 @@ impl Scheme {
         head: &RequestHead<'_>,
         body: &[u8],
         now: UnixTime,
+        key_id: Option<&str>,
     ) -> Result<Signed, SignError> {
         let plan = self.plan.as_ref().ok_or(SignError::Unsigned)?;
         let key = SigningKey::read(plan, secret.expose())?;
@@ -189,7 +190,11 @@ impl Scheme {
             // RFC 9421: what is signed, and how, stands in a header beside the signature.
             let name = HeaderName::from_static("signature-input");
             let components = "\"content-digest\"";
-            let input = format!("({components});created={};keyid=\"test\"", now.secs());
+            let input = format!(
+                "({components});created={};keyid=\"{}\"",
+                now.secs(),
+                key_id.unwrap_or("test")
+            );
             add(&mut headers, &name, format!("sig1={input}").as_bytes())?;
             items.push("components", components.as_bytes());
             items.push("input", input.as_bytes());
@@ -223,8 +228,12 @@ impl Scheme {
                 _ => None,
             };
             match plan.shape {
-                Shape::Jwt => plan.write_jwt(&key, &context, now).map(String::into_bytes),
-                Shape::Jws => plan.write_jws(&key, &context).map(String::into_bytes),
+                Shape::Jwt => plan
+                    .write_jwt(&key, &context, now, key_id)
+                    .map(String::into_bytes),
+                Shape::Jws => plan
+                    .write_jws(&key, &context, key_id)
+                    .map(String::into_bytes),
                 Shape::Tag | Shape::PublicKey => {
                     let template = plan.contents.first().ok_or(SignError::NoPlace)?;
                     let content = context
@@ -424,6 +433,10 @@ impl Plan {
             })
             .collect();
         items.push(format!("{}{tag}", with_algorithm(&list.tags)));
+        items.sort_by_key(|item| {
+            let place = |begin: &[u8]| item.as_bytes().starts_with(begin);
+            list.order.iter().position(|begin| place(begin))
+        });
         items.join(&text(&list.separator))
     }
 
@@ -433,6 +446,7 @@ impl Plan {
         key: &SigningKey,
         context: &super::context::Context<'_>,
         now: UnixTime,
+        key_id: Option<&str>,
     ) -> Result<String, SignError> {
         let place = key.algorithm(self)?;
         let mut claims = serde_json::Map::new();
@@ -445,8 +459,10 @@ impl Plan {
                     .map_err(SignError::Part)?
                     .concat();
                 let value = String::from_utf8_lossy(&value).into_owned();
-                if !value.is_empty() {
-                    claims.insert(name.to_string(), value.into());
+                match &*value {
+                    "" => {}
+                    "true" => drop(claims.insert(name.to_string(), true.into())),
+                    _ => drop(claims.insert(name.to_string(), value.into())),
                 }
             }
         }
@@ -458,7 +474,8 @@ impl Plan {
                 .entry(id.to_string())
                 .or_insert_with(|| format!("msg_{}", now.millis()).into());
         }
-        let header = serde_json::json!({ "alg": self.alg(place), "typ": "JWT" });
+        let mut header = self.token_header(place, key_id);
+        header["typ"] = "JWT".into();
         let signed = format!(
             "{}.{}",
             token_part(&header),
@@ -477,10 +494,11 @@ impl Plan {
         &self,
         key: &SigningKey,
         context: &super::context::Context<'_>,
+        key_id: Option<&str>,
     ) -> Result<String, SignError> {
         let place = key.algorithm(self)?;
         let template = self.contents.first().ok_or(SignError::NoPlace)?;
-        let mut header = serde_json::json!({ "alg": self.alg(place) });
+        let mut header = self.token_header(place, key_id);
         if template.tokens().all(|token| token.filters.is_empty()) {
             // The payload is signed as it is (RFC 7797).
             header["b64"] = false.into();
@@ -511,12 +529,16 @@ impl Plan {
         ))
     }
 
-    /// What a token's header calls the algorithm.
-    fn alg(&self, place: usize) -> &'static str {
-        match self.algorithms.get(place) {
-            Some(Algorithm::Jose(name, _)) => name.alg,
-            _ => "",
+    /// What a token says of itself.
+    fn token_header(&self, place: usize, key_id: Option<&str>) -> serde_json::Value {
+        let mut header = serde_json::json!({});
+        if let Some(Algorithm::Jose(name, _)) = self.algorithms.get(place) {
+            header["alg"] = name.alg.into();
         }
+        if let Some(id) = key_id {
+            header["kid"] = id.into();
+        }
+        header
     }
 
     fn token_prefix(&self) -> String {

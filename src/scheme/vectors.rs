@@ -654,7 +654,7 @@ fn sign_again(scheme: &Scheme, sent: &Sent, secret: &[u8]) -> Result<Sent, SignE
     };
     let secret = Secret::new(secret.to_vec()).unwrap();
     let now = UnixTime::from_secs(sent.now);
-    let signed = scheme.sign_request(&secret, &head, &sent.body, now)?;
+    let signed = scheme.sign_request(&secret, &head, &sent.body, now, None)?;
     let mut again = sent.clone();
     again.headers.clear();
     again.headers.extend(
