@@ -281,6 +281,82 @@ fn nobody() -> String {
     listener.local_addr().unwrap().to_string()
 }
 
+// providers
+
+#[test]
+fn providers_shows_one_in_full() {
+    let desk = Desk::new();
+    let run = desk.run(&["providers", "carevalidate"]).ends_with(0);
+    let expected = "\
+scheme carevalidate
+  how          HMAC SHA-256
+  signed       {body}
+  signature    header `x-cv-signature`
+  secret       shared secret, as text
+  not covered  the time: a captured request verifies for as long as the secret lives
+";
+    assert!(run.stdout.contains(expected), "{}", run.stdout);
+    for words in [
+        "CareValidate (carevalidate)",
+        "known from the provider's own pages, read ",
+        "scheme carevalidate:custom-header",
+        "  params       header\n",
+        "  not covered  everything: the secret itself is sent\n",
+        "\n[[route]]\nname     = \"carevalidate\"\n",
+    ] {
+        assert!(run.stdout.contains(words), "no {words:?}:\n{}", run.stdout);
+    }
+    // Its route is one that `check` takes, but for the secret that is not there.
+    let (_, route) = run.stdout.split_once("\n[[route]]").unwrap();
+    desk.write("c.toml", format!("[[route]]{route}"));
+    desk.run(&["check", "-c", "c.toml"])
+        .ends_with(78)
+        .says(&["secrets/carevalidate does not exist"]);
+
+    let json = desk.run(&["providers", "sendgrid", "--json"]).ends_with(0);
+    let json = json.json();
+    assert_eq!(json["schemes"][0]["signs_with"], "ECDSA P-256");
+    assert_eq!(json["schemes"][0]["tolerance_seconds"], 300);
+    assert!(json["route"].as_str().unwrap().starts_with("[[route]]\n"));
+}
+
+#[test]
+fn providers_lists_all_of_them_or_those_that_a_word_is_in() {
+    let desk = Desk::new();
+    let all = desk.run(&["providers"]).ends_with(0).stdout;
+    assert!(all.lines().count() > 270, "{all}");
+    let word = desk.run(&["providers", "SENDGRID"]).ends_with(0).stdout;
+    let (table, count) = word.split_once("\n\n").unwrap();
+    assert_eq!(
+        table,
+        "SCHEME    HOW IT SIGNS  NOT COVERED  KNOWN FROM\n\
+         sendgrid  ECDSA P-256                source"
+    );
+    assert!(count.starts_with("1 provider, 1 scheme. "), "{count}");
+    let json = desk.run(&["providers", "ed25519", "--json"]).ends_with(0);
+    let json = json.json();
+    let ids: Vec<_> = json
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|provider| provider["id"].as_str().unwrap())
+        .collect();
+    assert!(
+        ids.contains(&"discord") && !ids.contains(&"github"),
+        "{ids:?}"
+    );
+    for (asked, answer) in [
+        ("strpie", "no provider `strpie`; did you mean `stripe`?"),
+        ("zzzz", "no provider `zzzz`; `countersign providers` lists"),
+        (
+            "github:sha2",
+            "no scheme `github:sha2`; did you mean `github:sha1`?",
+        ),
+    ] {
+        desk.run(&["providers", asked]).ends_with(2).says(&[answer]);
+    }
+}
+
 // sign
 
 #[test]
@@ -301,7 +377,8 @@ fn sign_makes_the_tag_that_openssl_makes() {
         .run_with_stdin(&with_signer("sign", &["--json"]), BODY)
         .ends_with(0)
         .json();
-    assert_eq!(json, serde_json::json!({ "x-cv-signature": tag }));
+    let headers = serde_json::json!({ "x-cv-signature": tag });
+    assert_eq!(json, serde_json::json!({ "headers": headers }));
 }
 
 #[test]
@@ -322,6 +399,198 @@ fn sign_takes_the_secret_from_the_environment_too() {
         .says(&["environment variable CV_SURELY_UNSET is not set"]);
 }
 
+/// Vectors: `openssl dgst` over the bytes that each scheme's page names.
+#[test]
+fn sign_takes_url_method_headers_and_id() {
+    let desk = Desk::new();
+    desk.write("key", "key");
+    desk.write("form", "b=2&a=1");
+    let hmac = |digest: &str, content: &str| {
+        let mut openssl = Command::new("openssl")
+            .args(["dgst", digest, "-hmac", "key", "-binary"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = openssl.stdin.take().unwrap();
+        stdin.write_all(content.as_bytes()).unwrap();
+        drop(stdin);
+        data_encoding::BASE64.encode(&openssl.wait_with_output().unwrap().stdout)
+    };
+    let sign = |scheme: &str, body: &str, rest: &[&str]| {
+        let fixed = ["sign", "--secret-file", "key", "--scheme", scheme];
+        desk.run(&[&fixed[..], &["--body", body], rest].concat())
+    };
+    let url = "https://hooks.example.org/sms?x=1";
+    let made = sign("twilio", "form", &["--url", url]).ends_with(0).stdout;
+    let tag = hmac("-sha1", &format!("{url}a1b2"));
+    assert!(
+        made.starts_with(&format!("x-twilio-signature: {tag}\n")),
+        "{made}"
+    );
+    sign("twilio", "form", &[])
+        .ends_with(2)
+        .says(&["signs the public URL", "--url"]);
+    sign("twilio", "form", &["--url", "/sms"])
+        .ends_with(2)
+        .says(&["https://hooks.example.org/path"]);
+
+    let at = ["--at", "2025-11-24T16:00:00Z"];
+    let rest = [&["--url", url, "--method", "PUT"][..], &at].concat();
+    let made = sign("hubspot", "form", &rest).ends_with(0).stdout;
+    let tag = hmac("-sha256", &format!("PUT{url}b=2&a=11764000000000"));
+    assert!(
+        made.starts_with(&format!("x-hubspot-signature-v3: {tag}\n")),
+        "{made}"
+    );
+
+    let rest = [&["--id", "msg_1"][..], &at].concat();
+    let fixed = [
+        "sign",
+        "--secret-file",
+        "whsec",
+        "--scheme",
+        "standard-webhooks",
+    ];
+    desk.write("whsec", "whsec_a2V5");
+    let made = desk.run(&[&fixed[..], &["--body", "form"], &rest].concat());
+    let tag = hmac("-sha256", "msg_1.1764000000.b=2&a=1");
+    for line in [
+        &*format!("webhook-signature: v1,{tag}"),
+        "webhook-timestamp: 1764000000",
+        "webhook-id: msg_1",
+    ] {
+        let lines: Vec<_> = made.stdout.lines().collect();
+        assert!(lines.contains(&line), "no {line}:\n{lines:?}");
+    }
+    // Some receivers read items by their place, and go by the blank.
+    for (scheme, form) in [
+        ("workos", "workos-signature: t=1764000000000, v1="),
+        ("hygraph", "gcms-signature: sign="),
+    ] {
+        let made = sign(scheme, "form", &at).ends_with(0).stdout;
+        assert!(made.starts_with(form), "{made}");
+        let hygraph = scheme == "hygraph";
+        assert_eq!(made.contains(", env=test, t=1764000000000\n"), hygraph);
+    }
+    for (scheme, words) in [
+        ("carevalidate", "names no delivery id"),
+        ("stripe", "is the JSON value `/id`, not a header"),
+    ] {
+        sign(scheme, "form", &["--id", "1"])
+            .ends_with(2)
+            .says(&[words, "leave `--id` out"]);
+    }
+}
+
+#[test]
+fn sign_prints_the_request_where_the_signature_stands_in_no_header() {
+    let desk = Desk::new();
+    desk.write("key", "key");
+    desk.write(
+        "event",
+        "{\"signature\":{\"timestamp\":\"1764000000\",\"token\":\"t\",\"signature\":\"\"}}",
+    );
+    let signer = ["--scheme", "mailgun", "--secret-file", "key"];
+    let at = ["--at", "2025-11-24T16:00:00Z"];
+    let sign = [&["sign", "--body", "event"][..], &signer, &at].concat();
+    let made = desk.run(&sign).ends_with(0).stdout;
+    let openssl = "printf %s 1764000000t | openssl dgst -sha256 -hmac key -r | cut -d' ' -f1";
+    let tag = Command::new("bash").args(["-c", openssl]).output().unwrap();
+    let tag = String::from_utf8(tag.stdout).unwrap();
+    let event = format!(
+        "{{\"signature\":{{\"timestamp\":\"1764000000\",\"token\":\"t\",\"signature\":\"{}\"}}}}",
+        tag.trim()
+    );
+    assert_eq!(made, format!("POST / HTTP/1.1\r\n\r\n{event}"));
+    let verify = [&["verify", "--request", "-"][..], &signer, &at].concat();
+    desk.run_with_stdin(&verify, made.as_bytes()).ends_with(0);
+    let json = desk.run(&[&sign[..], &["--json"]].concat()).json();
+    assert_eq!(json, serde_json::json!({ "headers": {}, "body": event }));
+
+    // In the query, and for a header because it was asked for.
+    let url = ["--url", "https://hooks.example.org/in?b=1"];
+    let signer = ["--scheme", "azure-event-grid", "--param", "query=key"];
+    let secret = ["--secret-file", "key", "--body", "event"];
+    let made = desk.run(&[&["sign"][..], &signer, &secret, &url].concat());
+    let head = "POST /in?b=1&key=key HTTP/1.1\r\nhost: hooks.example.org\r\n\r\n";
+    assert!(made.stdout.starts_with(head), "{}", made.stdout);
+    let rest = [
+        "--body",
+        "body",
+        "--request",
+        "--url",
+        "https://a/in",
+        "-H",
+        "X-More: 1",
+    ];
+    let made = desk.run(&with_signer("sign", &rest)).ends_with(0).stdout;
+    assert!(
+        made.starts_with("POST /in HTTP/1.1\r\nx-more: 1\r\nhost: a\r\nx-cv-signature: "),
+        "{made}"
+    );
+    desk.run_with_stdin(&with_signer("verify", &["--request", "-"]), made.as_bytes())
+        .ends_with(0);
+}
+
+#[test]
+fn a_private_key_signs_what_its_public_key_verifies() {
+    let desk = Desk::new();
+    let openssl = |args: &[&str]| {
+        let run = Command::new("openssl")
+            .args(args)
+            .current_dir(desk.0.path())
+            .output()
+            .unwrap();
+        assert!(run.status.success(), "{args:?}");
+    };
+    openssl(&["genpkey", "-algorithm", "ed25519", "-out", "private"]);
+    openssl(&["pkey", "-in", "private", "-pubout", "-out", "public"]);
+    openssl(&[
+        "ecparam",
+        "-name",
+        "prime256v1",
+        "-genkey",
+        "-noout",
+        "-out",
+        "sec1",
+    ]);
+    openssl(&["ec", "-in", "sec1", "-pubout", "-out", "public-ec"]);
+    for (scheme, private, public) in [
+        ("fal", "private", "public"),
+        ("sendgrid", "sec1", "public-ec"),
+    ] {
+        let signer = |key| ["--scheme", scheme, "--secret-file", key];
+        let body = ["--body", "body", "-H", "x-fal-webhook-user-id: u"];
+        let sign = |key| desk.run(&[&["sign", "--request"][..], &signer(key), &body].concat());
+        let made = sign(private).ends_with(0).stdout;
+        let verify = |key| [&["verify", "--request", "-"][..], &signer(key)].concat();
+        desk.run_with_stdin(&verify(public), made.as_bytes())
+            .ends_with(0);
+        let changed = made.replace("1.0", "1.1");
+        desk.run_with_stdin(&verify(public), changed.as_bytes())
+            .ends_with(1);
+        sign(public)
+            .ends_with(2)
+            .says(&["only the private key, in PEM, can sign"]);
+        desk.run_with_stdin(&verify(private), made.as_bytes())
+            .ends_with(2)
+            .says(&["is a private key"]);
+    }
+    let args = [
+        "sign",
+        "--scheme",
+        "sendgrid",
+        "--secret-file",
+        "private",
+        "--body",
+        "body",
+    ];
+    desk.run(&args)
+        .ends_with(2)
+        .says(&["cannot sign for the scheme"]);
+}
+
 #[test]
 fn sign_says_what_is_wrong_with_its_flags() {
     let desk = Desk::new();
@@ -331,7 +600,7 @@ fn sign_says_what_is_wrong_with_its_flags() {
         .says(&["no scheme `carevalidat`", "did you mean `carevalidate`?"]);
     sign(&["--scheme", "zzz"])
         .ends_with(2)
-        .says(&["carevalidate:custom-header", "none"]);
+        .says(&["`countersign providers` lists them"]);
     sign(&["--scheme", "none"])
         .ends_with(2)
         .says(&["signs nothing"]);
@@ -367,7 +636,7 @@ fn sign_and_verify_go_by_the_time_they_are_told() {
     let sign = |at| {
         let signed = desk.run(&[&["sign", "--json", "--at", at][..], &route].concat());
         let json = signed.ends_with(0).json();
-        let header = |name: &str| format!("{name}: {}", json[name].as_str().unwrap());
+        let header = |name: &str| format!("{name}: {}", json["headers"][name].as_str().unwrap());
         [header("x-signature"), header("x-timestamp")]
     };
     let verify = |[signature, timestamp]: &[String; 2], at: &str| {
@@ -742,7 +1011,16 @@ fn serve_says_why_it_does_not_start() {
 #[test]
 fn help_and_version_go_to_stdout() {
     let desk = Desk::new();
-    for command in ["serve", "check", "sign", "verify", "send", "health", "demo"] {
+    for command in [
+        "serve",
+        "check",
+        "providers",
+        "sign",
+        "verify",
+        "send",
+        "health",
+        "demo",
+    ] {
         let help = desk.run(&[command, "--help"]).ends_with(0);
         assert!(help.stdout.contains(&format!("countersign {command}")));
         assert!(desk.run(&["--help"]).ends_with(0).stdout.contains(command));
@@ -989,6 +1267,7 @@ fn a_closed_stdout_is_no_reason_to_panic() {
         with_signer("verify", &["--body", "body", "-H", &signature]),
         vec!["check", "-c", "c.toml"],
         vec!["check", "-c", "c.toml", "--json"],
+        vec!["providers"],
         vec!["demo", "--once"],
     ] {
         let (reader, writer) = io::pipe().unwrap();

@@ -3,10 +3,10 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Limited};
 
-use super::Failure;
+use super::{Failure, draft::Draft};
 use crate::{
     body::{BodyStore, BodyStoreConfig},
     config::{UpstreamAddr, UpstreamConfig, UpstreamProtocol},
@@ -24,14 +24,19 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
 }
 
-/// Sends one request to a URL (`http://`, `https://`).
+/// Sends one request to the server of a URL (`http://`, `https://`).
 pub(super) async fn request(
-    method: Method,
     url: &Uri,
     ca: Option<PathBuf>,
-    mut headers: HeaderMap,
-    body: Bytes,
+    draft: Draft,
 ) -> Result<Answer, Failure> {
+    let Draft {
+        method,
+        target,
+        mut headers,
+        body,
+        ..
+    } = draft;
     let usage = |text: &str| Failure::Usage(format!("{url}: {text}"));
     let authority = url
         .authority()
@@ -53,12 +58,11 @@ pub(super) async fn request(
     };
     let host = HeaderValue::from_str(authority.as_str()).map_err(|_| usage("names no host"))?;
     headers.entry(header::HOST).or_insert(host);
-    let mut message = Request::new(body);
+    let mut message = Request::new(Bytes::from(body));
     *message.method_mut() = method;
-    *message.uri_mut() = url
-        .path_and_query()
-        .cloned()
-        .map_or(Uri::from_static("/"), Uri::from);
+    *message.uri_mut() = target
+        .parse()
+        .map_err(|_| usage("the signed target cannot be sent"))?;
     *message.headers_mut() = headers;
     send(url, address, ca, message).await
 }

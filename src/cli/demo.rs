@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -18,8 +18,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Failure, Outcome, client, print,
-    send::{Fault, delivery},
+    Failure, Outcome, client,
+    draft::Draft,
+    print,
+    send::{Fault, deliver_with},
 };
 use crate::{
     assemble,
@@ -156,20 +158,13 @@ async fn deliver(
 ) -> Result<(StatusCode, Vec<Seen>), Failure> {
     let scheme = catalogue::compile("carevalidate", &Default::default())
         .map_err(|_| anyhow::anyhow!("the catalogue lacks carevalidate"))?;
-    let (mut headers, body): (HeaderMap, Bytes) =
-        delivery(&scheme, secret, DELIVERY, SystemClock.now(), fault)?;
-    headers.insert(
+    let mut draft = Draft::of(DELIVERY).with_target(url);
+    draft.headers.insert(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     );
-    let answer = client::request(
-        Method::POST,
-        url,
-        Some(folder.join("certificate.pem")),
-        headers,
-        body,
-    )
-    .await?;
+    deliver_with(fault, &mut draft, &scheme, secret, SystemClock.now())?;
+    let answer = client::request(url, Some(folder.join("certificate.pem")), draft).await?;
     let seen = std::mem::take(&mut *inbox.lock().unwrap_or_else(PoisonError::into_inner));
     Ok((answer.status, seen))
 }

@@ -1,9 +1,8 @@
 //! `countersign health`: for a container's HEALTHCHECK.
 
-use bytes::Bytes;
-use http::{HeaderMap, Method, Uri};
+use http::{Method, Uri};
 
-use super::{Failure, Outcome, block_on, client, print};
+use super::{Failure, Outcome, block_on, client, draft::Draft, print};
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -22,13 +21,9 @@ pub(super) fn run(args: &Args) -> Outcome {
             let url: Uri = format!("http://{}{TARGET}", args.admin)
                 .parse()
                 .map_err(|_| not_an_address(args))?;
-            block_on(client::request(
-                Method::GET,
-                &url,
-                None,
-                HeaderMap::new(),
-                Bytes::new(),
-            ))
+            let mut asking = Draft::of(b"").with_target(&url);
+            asking.method = Method::GET;
+            block_on(client::request(&url, None, asking))
         }
     };
     match asked? {

@@ -5,7 +5,9 @@
 mod check;
 mod client;
 mod demo;
+mod draft;
 mod health;
+mod providers;
 pub mod saved;
 mod send;
 mod serve;
@@ -45,6 +47,8 @@ enum Command {
     Serve(serve::Args),
     /// Do what start-up does, without serving: read configuration, secrets and certificates
     Check(check::Args),
+    /// List the built-in providers, or say how one of them signs and what a route for it looks like
+    Providers(providers::Args),
     /// Print the headers with which a sender signs a body
     Sign(sign::Args),
     /// Verify a saved request
@@ -86,6 +90,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Providers(args) => providers::run(&args),
         Command::Sign(args) => sign::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Send(args) => send::run(&args),
@@ -108,6 +113,14 @@ pub fn main() -> ExitCode {
 /// Prints to stdout; a reader that has gone is not an error.
 fn print(text: impl fmt::Display) -> Outcome {
     match write!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The same, to the byte.
+fn print_bytes(bytes: &[u8]) -> Outcome {
+    match io::stdout().lock().write_all(bytes) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }

@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
-use bytes::Bytes;
 use clap::ValueEnum;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use http::{HeaderName, HeaderValue, Method, header};
 
-use super::{Failure, Outcome, block_on, client, print, read, signer::SignerArgs, verify::header};
+use super::{
+    Failure, Outcome, block_on, client,
+    draft::{Draft, Url, header, url},
+    print, read,
+    signer::SignerArgs,
+};
 use crate::{
     clock::{Clock as _, SystemClock, UnixTime},
     scheme::Scheme,
@@ -17,12 +21,24 @@ use crate::{
 pub(super) struct Args {
     /// Where to, such as `https://hooks.example.org/webhooks/carevalidate`
     #[arg(value_parser = url)]
-    url: Uri,
+    url: Url,
     #[command(flatten)]
     signer: SignerArgs,
     /// File that holds the body, `-` for stdin
     #[arg(long, value_name = "FILE", default_value = "-")]
     body: PathBuf,
+    /// The URL that the sender knows, where it is another; for schemes that sign it
+    #[arg(long, value_name = "URL", value_parser = url)]
+    public_url: Option<Url>,
+    /// Method
+    #[arg(long, value_name = "METHOD", default_value = "POST")]
+    method: Method,
+    /// Delivery id, for schemes that have it in a header; left out: one that the time makes
+    #[arg(long, value_name = "ID")]
+    id: Option<HeaderValue>,
+    /// What a JWT or JWS names its key by
+    #[arg(long, value_name = "ID")]
+    key_id: Option<String>,
     /// What to do wrong
     #[arg(long, value_enum, default_value_t)]
     fault: Fault,
@@ -35,11 +51,6 @@ pub(super) struct Args {
     /// Content type of the body
     #[arg(long, value_name = "TYPE", default_value = "application/json")]
     content_type: HeaderValue,
-}
-
-fn url(text: &str) -> Result<Uri, &'static str> {
-    text.parse()
-        .map_err(|_| "write it like https://hooks.example.org/path")
 }
 
 /// Ways to get a delivery wrong.
@@ -58,18 +69,17 @@ pub(super) enum Fault {
     Old,
 }
 
-/// Makes the headers and the body of a delivery with this fault.
-pub(super) fn delivery(
+/// Signs a request with this fault.
+pub(super) fn deliver_with(
+    fault: Fault,
+    draft: &mut Draft,
     scheme: &Scheme,
     secret: &Secret,
-    body: &[u8],
     now: UnixTime,
-    fault: Fault,
-) -> Result<(HeaderMap, Bytes), Failure> {
-    let mut body = body.to_vec();
+) -> Outcome {
     let other;
     let secret = if fault == Fault::OtherSecret {
-        other = Secret::new([secret.expose(), b" but not this one"].concat())?;
+        other = another(secret)?;
         &other
     } else {
         secret
@@ -79,44 +89,58 @@ pub(super) fn delivery(
     } else {
         now
     };
-    let mut headers = HeaderMap::new();
     if fault != Fault::Unsigned {
-        headers.extend(
-            scheme
-                .sign(secret, &body, at)
-                .map_err(|error| Failure::Usage(error.to_string()))?,
-        );
+        let signed = draft.sign(scheme, secret, at)?;
+        draft.with(signed);
     }
     if fault == Fault::Tampered {
-        match body.last_mut() {
+        match draft.body.last_mut() {
             Some(last) => *last ^= 1,
-            None => body.push(b' '),
+            None => draft.body.push(b' '),
         }
     }
-    Ok((headers, Bytes::from(body)))
+    Ok(())
+}
+
+/// A secret of the same form: one letter is another, which hex, base64 and text all bear.
+fn another(secret: &Secret) -> Result<Secret, Failure> {
+    let mut bytes = secret.expose().to_vec();
+    if bytes.starts_with(b"-----BEGIN") {
+        return Err(Failure::Usage(
+            "another private key is not made up: name one with `--secret-file`".into(),
+        ));
+    }
+    // Behind any prefix, before any padding.
+    let place = bytes.len() * 3 / 4;
+    if let Some(letter) = bytes.get_mut(place) {
+        *letter = if letter.eq_ignore_ascii_case(&b'a') {
+            b'B'
+        } else {
+            b'A'
+        };
+    }
+    Ok(Secret::new(bytes)?)
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
     let now = SystemClock.now();
     let signer = args.signer.signer(now, &args.body)?;
-    let body = read(&args.body)?;
-    let Some((_, secret)) = signer.secrets.first() else {
-        return Err(Failure::Usage(
-            "the route has no secret that is valid now, so nothing can be signed".into(),
-        ));
-    };
-    let (mut headers, body) = delivery(&signer.scheme, secret, &body, now, args.fault)?;
-    headers.extend(args.headers.iter().cloned());
-    headers
+    let secret = signer.secret()?;
+    let public = args.public_url.as_ref().unwrap_or(&args.url);
+    let mut draft = Draft::of(&read(&args.body)?)
+        .with_url(Some(public))
+        .with_id(&signer.scheme, args.id.as_ref())?
+        // What is signed is what is sent.
+        .with_target(&args.url.uri);
+    draft.method = args.method.clone();
+    draft.key_id = args.key_id.clone();
+    draft.headers.extend(args.headers.iter().cloned());
+    draft
+        .headers
         .entry(header::CONTENT_TYPE)
         .or_insert(args.content_type.clone());
-    let answer = block_on(client::request(
-        Method::POST,
-        &args.url,
-        args.ca.clone(),
-        headers,
-        body,
-    ))??;
+    deliver_with(args.fault, &mut draft, &signer.scheme, secret, now)?;
+    let answer = block_on(client::request(&args.url.uri, args.ca.clone(), draft))??;
     let mut text = format!("{}\n", answer.status);
     for (name, value) in &answer.headers {
         text.push_str(&format!(

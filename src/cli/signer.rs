@@ -14,6 +14,9 @@ use crate::{
     secret::{Secret, SecretSource},
 };
 
+/// More names than this are no help in an error.
+const MANY: usize = 20;
+
 /// Where scheme and secret come from.
 #[derive(clap::Args)]
 pub(super) struct SignerArgs {
@@ -28,7 +31,7 @@ pub(super) struct SignerArgs {
     /// Parameter of the scheme, as NAME=VALUE; may be repeated
     #[arg(long = "param", value_name = "NAME=VALUE", value_parser = pair)]
     params: Vec<(String, String)>,
-    /// File that holds the secret
+    /// File that holds the secret; to sign as a provider with public keys, its private key in PEM
     #[arg(long, value_name = "FILE", required_unless_present_any = ["route", "secret_env"], conflicts_with = "secret_env")]
     secret_file: Option<PathBuf>,
     /// Environment variable that holds the secret
@@ -46,6 +49,18 @@ pub(super) struct Signer {
     pub(super) scheme: Scheme,
     /// Key ids and secrets.
     pub(super) secrets: Vec<(String, Secret)>,
+}
+
+impl Signer {
+    /// The secret to sign with.
+    pub(super) fn secret(&self) -> Result<&Secret, Failure> {
+        match self.secrets.first() {
+            Some((_, secret)) => Ok(secret),
+            None => Err(Failure::Usage(
+                "the route has no secret that is valid now, so nothing can be signed".into(),
+            )),
+        }
+    }
 }
 
 impl SignerArgs {
@@ -123,9 +138,10 @@ impl SignerArgs {
 }
 
 /// Says that there is no such thing, and what there is.
-fn unknown(what: &str, name: &str, known: &[String]) -> String {
+pub(super) fn unknown(what: &str, name: &str, known: &[String]) -> String {
     let hint = match nearest(name, known.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
+        None if known.len() > MANY => "`countersign providers` lists them".to_owned(),
         None => format!("there are {}", known.join(", ")),
     };
     format!("there is no {what} `{name}`; {hint}")

@@ -2,10 +2,16 @@
 
 use std::path::PathBuf;
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, header::HOST};
 use serde::Serialize;
 
-use super::{Failure, Outcome, print, read, saved, sign::time, signer::SignerArgs};
+use super::{
+    Failure, Outcome,
+    draft::{Url, header, url},
+    print, read, saved,
+    sign::time,
+    signer::SignerArgs,
+};
 use crate::{
     clock::{Clock as _, SystemClock, UnixTime},
     scheme::{Request, RequestHead, Verdict},
@@ -24,24 +30,23 @@ pub(super) struct Args {
     /// File that holds the body, `-` for stdin
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// The public URL, for schemes that sign it
-    #[arg(long, value_name = "URL")]
-    url: Option<String>,
+    /// The public URL, for schemes that sign it; left out: https, the Host header and the request's target
+    #[arg(long, value_name = "URL", value_parser = url)]
+    url: Option<Url>,
+    /// Method, for schemes that sign it
+    #[arg(
+        long,
+        value_name = "METHOD",
+        default_value = "POST",
+        conflicts_with = "request"
+    )]
+    method: Method,
     /// Judge the signed time as if it were now, such as 2026-11-23T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time)]
     at: Option<UnixTime>,
     /// Print a JSON object
     #[arg(long)]
     json: bool,
-}
-
-pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("write `NAME: VALUE`")?;
-    let name = HeaderName::from_bytes(name.trim().as_bytes())
-        .map_err(|_| format!("`{name}` is not a header name"))?;
-    let value =
-        HeaderValue::from_str(value.trim()).map_err(|_| "the value cannot stand in a header")?;
-    Ok((name, value))
 }
 
 /// What is printed.
@@ -65,13 +70,20 @@ pub(super) fn run(args: &Args) -> Outcome {
     };
     let signer = args.signer.signer(now, path)?;
     let bytes = read(path)?;
-    let empty = (Method::POST, "/".to_owned());
+    let target = args.url.as_ref().and_then(|url| url.uri.path_and_query());
+    let target = target.map_or("/", |target| target.as_str()).to_owned();
+    let empty = (args.method.clone(), target);
     let ((method, target), headers, body) = if args.request.is_some() {
         let saved = saved::parse(&bytes)
             .map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?;
         (saved.line.unwrap_or(empty), saved.headers, saved.body)
     } else {
         (empty, args.headers.iter().cloned().collect(), &bytes[..])
+    };
+    let url = match (&args.url, headers.get(HOST).map(HeaderValue::to_str)) {
+        (Some(url), _) => Some(url.as_str().to_owned()),
+        (None, Some(Ok(host))) => Some(format!("https://{host}{target}")),
+        (None, _) => None,
     };
     let refused = |reason, detail| Answer {
         verified: false,
@@ -83,7 +95,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         method: &method,
         target: &target,
         headers: &headers,
-        url: args.url.as_deref(),
+        url: url.as_deref(),
     };
     let claim = signer.scheme.claim(&head, now);
     let answer = match claim {

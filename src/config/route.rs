@@ -260,7 +260,7 @@ impl Checker<'_> {
                     let names = catalogue::names();
                     let help = match nearest(name, names.iter().map(String::as_str)) {
                         Some(meant) => format!("did you mean `{meant}`?"),
-                        None => "docs/providers.md lists them; or describe the scheme in `[route.scheme]`".to_owned(),
+                        None => "`countersign providers` lists them; or describe the scheme in `[route.scheme]`".to_owned(),
                     };
                     self.error(&key, format!("there is no scheme {name:?}"), help);
                     return None;

@@ -65,6 +65,14 @@ impl Canonical {
         }
     }
 
+    /// What a signer has to say in the header of its JWS, so that the form can be made again; `time` is signed too.
+    pub(super) fn announce(self, time: &HeaderName, header: &mut serde_json::Value) {
+        if self == Self::Truelayer {
+            header["tl_version"] = "2".into();
+            header["tl_headers"] = time.as_str().into();
+        }
+    }
+
     pub(super) fn write<'a>(self, context: &Context<'a>, secret: Option<&[u8]>) -> Written<'a> {
         let body = context.body.unwrap_or_default();
         match self {

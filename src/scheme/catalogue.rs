@@ -269,6 +269,11 @@ pub fn providers() -> impl Iterator<Item = Provider> {
     FILES.iter().map(|(id, text)| read(id, text))
 }
 
+/// The id of every provider, in alphabetical order.
+pub fn ids() -> impl Iterator<Item = &'static str> {
+    FILES.iter().map(|(id, _)| *id)
+}
+
 /// The provider of this id.
 ///
 /// # Panics

@@ -144,6 +144,21 @@ pub(super) fn compile(
     }
 }
 
+/// The names of the parameters without which there is no scheme.
+pub(super) fn parameters(spec: &SchemeSpec) -> Vec<String> {
+    let none = BTreeMap::new();
+    let mut compiler = Compiler {
+        params: Params {
+            given: &none,
+            used: Vec::new(),
+            missing: Vec::new(),
+        },
+        errors: Vec::new(),
+    };
+    compiler.plan(spec);
+    compiler.params.missing
+}
+
 /// The same scheme with its headers' other names.
 fn renamed(spec: &SchemeSpec) -> SchemeSpec {
     let mut spec = spec.clone();
@@ -838,7 +853,24 @@ impl Compiler<'_> {
             }
             (None, None) => expand("", &[]),
         };
+        if !spec.order.is_empty() && assign.is_none() {
+            return self.fault(
+                &["signature", "list", "order"],
+                "items have no names here",
+                "add `assign`, or remove `order`",
+            );
+        }
         Some(ListPlan {
+            order: spec
+                .order
+                .iter()
+                .map(|name| {
+                    [name, assign.unwrap_or_default()]
+                        .concat()
+                        .into_bytes()
+                        .into()
+                })
+                .collect(),
             separator: separator.as_bytes().into(),
             assign: assign.map(|assign| assign.as_bytes().into()),
             tags,

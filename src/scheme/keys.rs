@@ -86,6 +86,11 @@ pub enum KeyError {
     /// A public key where the scheme wants a secret that both sides share.
     #[error("is a public key; this scheme wants the shared signing secret")]
     Public,
+    /// A private key, which the gateway has no use for.
+    #[error(
+        "is a private key; the route wants the sender's public key, or the shared signing secret"
+    )]
+    Private,
     /// The document holds no key that the scheme can use.
     #[error("holds no public key that this scheme can use")]
     NoKey,

@@ -42,12 +42,15 @@ pub(super) struct Prefix {
 
 #[derive(Debug, Clone)]
 pub(super) struct ListPlan {
+    /// As the sender writes it. For reading, blanks around it do not count.
     pub(super) separator: Box<[u8]>,
     pub(super) assign: Option<Box<[u8]>>,
     /// Beginnings of items that hold a tag: name and assign sign. The longest first.
     pub(super) tags: Vec<Prefix>,
     pub(super) several: bool,
     pub(super) groups: Option<Box<[u8]>>,
+    /// Beginnings of items in the order in which the sender writes them.
+    pub(super) order: Vec<Box<[u8]>>,
     /// Names, or places, of the items that are read.
     pub(super) read: Vec<Box<str>>,
 }
@@ -72,6 +75,16 @@ impl Items {
 
     pub(super) fn push(&mut self, name: &str, value: &[u8]) {
         self.0.push((name.into(), value.to_vec()));
+    }
+}
+
+impl ListPlan {
+    /// What items are told apart by: `,` where the sender writes `, `.
+    fn reads_at(&self) -> &[u8] {
+        match self.separator.trim_ascii() {
+            [] => &self.separator,
+            core => core,
+        }
     }
 }
 
@@ -224,7 +237,7 @@ impl SignaturePlan {
         };
         for group in groups {
             let mut tags = 0;
-            for (place, item) in split(group, &list.separator).into_iter().enumerate() {
+            for (place, item) in split(group, list.reads_at()).into_iter().enumerate() {
                 let item = item.trim_ascii();
                 if let Some(tag) = list.tags.iter().find(|tag| item.starts_with(&tag.text))
                     && !self.is_read_place(list, place)

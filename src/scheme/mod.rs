@@ -33,6 +33,7 @@ mod check;
 mod claim;
 mod compile;
 mod context;
+mod describe;
 mod fetch;
 mod form;
 mod jose;
@@ -41,6 +42,7 @@ mod keys;
 mod locate;
 mod mac;
 mod plan;
+mod private;
 mod sign;
 pub mod spec;
 mod template;
@@ -64,6 +66,7 @@ pub use self::{
     claim::{Claim, ClaimError},
     compile::{SpecError, parse_duration},
     context::RequestHead,
+    describe::Gap,
     fetch::{FetchedDocument, KeyRequest},
     keys::{KeyError, PublicAlgorithm},
     mac::{DigestAlgorithm, HmacAlgorithm, Tag},
@@ -157,6 +160,11 @@ impl Scheme {
         params: &BTreeMap<String, String>,
     ) -> Result<Self, Vec<SpecError>> {
         compile::compile(name, spec, params)
+    }
+
+    /// The names of the parameters that a route has to give.
+    pub fn parameters(spec: &SchemeSpec) -> Vec<String> {
+        compile::parameters(spec)
     }
 
     /// The scheme of a sender that does not sign: the operator's explicit word that nothing is to be checked.
@@ -444,6 +452,9 @@ impl Plan {
                     | Algorithm::Jose(..) => None,
                 })
                 .collect();
+        if private::looks_private(pasted) {
+            return Err(KeyError::Private);
+        }
         let all_public = public.len() == self.algorithms.len();
         let looks_public = keys::looks_public(pasted);
         if all_public || (looks_public && !public.is_empty()) {

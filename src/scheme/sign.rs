@@ -1,15 +1,18 @@
 //! The sender's side: what a scheme puts on a request. For `sign`, `send` and `demo`.
 
+use data_encoding::BASE64URL_NOPAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use super::{
-    KeyError, KeyMaterial, Request, Scheme, SignatureHeaders,
+    KeyError, KeyMaterial, PublicAlgorithm, Request, Scheme, SignatureHeaders,
     claim::ClaimError,
     context::RequestHead,
+    jose::Token as Jwt,
     json,
     locate::{Items, Site},
     plan::{Algorithm, Encoding, JoseAlgorithm, Plan, Shape},
-    template::Place,
+    private::{PrivateKey, looks_private},
+    template::{Place, Source},
     time::TimeUnit,
 };
 use crate::{clock::UnixTime, secret::Secret};
@@ -24,8 +27,11 @@ pub enum SignError {
     #[error("the secret cannot be sent as a header value: it holds a control character")]
     TokenUnprintable,
     /// Only the provider has the private key.
-    #[error("the secret is a public key: only the provider can sign")]
+    #[error("the secret is a public key: only the private key, in PEM, can sign")]
     PublicKey,
+    /// A private key of another kind, or for an algorithm that is only verified.
+    #[error("this private key cannot sign for the scheme: {0}")]
+    PrivateKey(&'static str),
     /// The secret is not of the scheme's form.
     #[error("the secret")]
     Key(#[source] KeyError),
@@ -69,14 +75,14 @@ impl Scheme {
             headers: &HeaderMap::new(),
             url: None,
         };
-        let signed = self.sign_request(secret, &head, body, now)?;
+        let signed = self.sign_request(secret, &head, body, now, None)?;
         if signed.target.is_some() || signed.body.is_some() {
             return Err(SignError::NotInHeader);
         }
         Ok(signed.headers)
     }
 
-    /// Signs a request that has this head, and maybe a delivery id in it already.
+    /// Signs a request that has this head, and maybe a delivery id in it already. `key_id` is what a token names its key by.
     ///
     /// # Errors
     /// [`SignError`] if the scheme or the secret is not of a kind that can sign, or a signed part is missing.
@@ -86,9 +92,10 @@ impl Scheme {
         head: &RequestHead<'_>,
         body: &[u8],
         now: UnixTime,
+        key_id: Option<&str>,
     ) -> Result<Signed, SignError> {
         let plan = self.plan.as_ref().ok_or(SignError::Unsigned)?;
-        let key = plan.key(secret.expose()).map_err(SignError::Key)?;
+        let key = SigningKey::read(plan, secret.expose())?;
         let header = match &plan.signature.site {
             Site::Header(header) => Some(header.clone()),
             Site::Numbered(names) => names.first().cloned(),
@@ -167,6 +174,32 @@ impl Scheme {
                 format!("msg_{}", now.millis()).as_bytes(),
             )?;
         }
+        for requirement in &plan.require {
+            if let [Place::Header(name)] = &*requirement.places
+                && !head.headers.contains_key(name)
+                && let Some(wanted) = requirement.wanted.first()
+            {
+                let mut context = plan.context(*head);
+                context.body = Some(body);
+                let value = context.fill(wanted, None).map_err(SignError::Part)?;
+                add(&mut headers, name, &value.concat())?;
+            }
+        }
+        let mut label = None;
+        if plan.signature.structured {
+            // RFC 9421: what is signed, and how, stands in a header beside the signature.
+            let name = HeaderName::from_static("signature-input");
+            let components = "\"content-digest\"";
+            let input = format!(
+                "({components});created={};keyid=\"{}\"",
+                now.secs(),
+                key_id.unwrap_or("test")
+            );
+            add(&mut headers, &name, format!("sig1={input}").as_bytes())?;
+            items.push("components", components.as_bytes());
+            items.push("input", input.as_bytes());
+            label = Some("sig1");
+        }
         let signed_head = RequestHead {
             headers: &headers.clone(),
             ..*head
@@ -195,23 +228,28 @@ impl Scheme {
                 _ => None,
             };
             match plan.shape {
-                Shape::Jwt => plan.write_jwt(&key, &context, now).map(String::into_bytes),
-                Shape::Tag => {
+                Shape::Jwt => plan
+                    .write_jwt(&key, &context, now, key_id)
+                    .map(String::into_bytes),
+                Shape::Jws => plan
+                    .write_jws(&key, &context, key_id)
+                    .map(String::into_bytes),
+                Shape::Tag | Shape::PublicKey => {
                     let template = plan.contents.first().ok_or(SignError::NoPlace)?;
-                    let mut hasher = key.hasher(0).ok_or(SignError::PublicKey)?;
-                    for part in context
+                    let content = context
                         .fill(template, key.secret())
                         .map_err(SignError::Part)?
-                    {
-                        hasher.update(&part);
+                        .concat();
+                    let place = key.algorithm(plan)?;
+                    let tag = key.sign(plan, place, &content)?;
+                    let tag = encode(plan.encoding.unwrap_or(Encoding::Hex), &tag);
+                    Ok(match label {
+                        Some(label) => format!("{label}=:{tag}:"),
+                        None => plan.write_value(&tag, place, &listed),
                     }
-                    let tag = encode(
-                        plan.encoding.unwrap_or(Encoding::Hex),
-                        hasher.tag().as_bytes(),
-                    );
-                    Ok(plan.write_value(&tag, &listed).into_bytes())
+                    .into_bytes())
                 }
-                Shape::PublicKey | Shape::Jws | Shape::Token => Err(SignError::PublicKey),
+                Shape::Token => Err(SignError::PublicKey),
             }
         };
         let Some(header) = header else {
@@ -221,23 +259,75 @@ impl Scheme {
         let mut all = SignatureHeaders::new();
         all.push((header, sensitive(&value)?));
         all.extend(added);
-        for requirement in &plan.require {
-            if let [Place::Header(name)] = &*requirement.places
-                && !head.headers.contains_key(name)
-                && let Some(wanted) = requirement.wanted.first()
-            {
-                let value = context
-                    .fill(wanted, None)
-                    .map_err(SignError::Part)?
-                    .concat();
-                all.push((name.clone(), sensitive(&value)?));
-            }
-        }
         Ok(Signed {
             headers: all,
             target: None,
             body: None,
         })
+    }
+}
+
+/// What signs: a secret that both sides share, or the provider's private key.
+enum SigningKey {
+    Shared(KeyMaterial),
+    Private(PrivateKey),
+}
+
+impl SigningKey {
+    fn read(plan: &Plan, secret: &[u8]) -> Result<Self, SignError> {
+        if looks_private(secret) && plan.algorithms.iter().any(|one| public(one).is_some()) {
+            return PrivateKey::read(secret)
+                .map(Self::Private)
+                .map_err(SignError::Key);
+        }
+        plan.key(secret).map(Self::Shared).map_err(SignError::Key)
+    }
+
+    /// The place of the first of the scheme's algorithms that it can sign with.
+    fn algorithm(&self, plan: &Plan) -> Result<usize, SignError> {
+        let fits = |place: usize| match (self, plan.algorithms.get(place).and_then(public)) {
+            (Self::Shared(key), _) => key.hasher(place).is_some(),
+            (Self::Private(key), Some(algorithm)) => key.sign(algorithm, b"").is_some(),
+            (Self::Private(_), None) => false,
+        };
+        (0..plan.algorithms.len())
+            .find(|place| fits(*place))
+            .ok_or(match self {
+                Self::Shared(_) => SignError::PublicKey,
+                Self::Private(_) => SignError::PrivateKey(
+                    "it is of another kind, or the scheme is RSA with SHA-1, which is only verified",
+                ),
+            })
+    }
+
+    fn sign(&self, plan: &Plan, place: usize, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        match (self, plan.algorithms.get(place).and_then(public)) {
+            (Self::Shared(key), _) => {
+                let mut hasher = key.hasher(place).ok_or(SignError::PublicKey)?;
+                hasher.update(message);
+                Some(hasher.tag().as_bytes().to_vec())
+            }
+            (Self::Private(key), Some(algorithm)) => key.sign(algorithm, message),
+            (Self::Private(_), None) => None,
+        }
+        .ok_or(SignError::PublicKey)
+    }
+
+    /// The key bytes, where the content holds them.
+    fn secret(&self) -> Option<&[u8]> {
+        match self {
+            Self::Shared(key) => key.secret(),
+            Self::Private(_) => None,
+        }
+    }
+}
+
+fn public(algorithm: &Algorithm) -> Option<PublicAlgorithm> {
+    match algorithm {
+        Algorithm::Public(public) | Algorithm::Jose(_, JoseAlgorithm::Public(public)) => {
+            Some(*public)
+        }
+        Algorithm::Token | Algorithm::Hmac(_) | Algorithm::Digest(_) | Algorithm::Jose(..) => None,
     }
 }
 
@@ -324,12 +414,12 @@ impl Plan {
     }
 
     /// The tag as the signature's grammar writes it.
-    fn write_value(&self, tag: &str, listed: &[(String, Vec<u8>)]) -> String {
+    fn write_value(&self, tag: &str, algorithm: usize, listed: &[(String, Vec<u8>)]) -> String {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let with_algorithm = |prefixes: &[super::locate::Prefix]| {
             prefixes
                 .iter()
-                .find(|prefix| prefix.algorithm == 0)
+                .find(|prefix| prefix.algorithm == algorithm)
                 .map_or_else(String::new, |prefix| text(&prefix.text))
         };
         let Some(list) = &self.signature.list else {
@@ -343,22 +433,22 @@ impl Plan {
             })
             .collect();
         items.push(format!("{}{tag}", with_algorithm(&list.tags)));
+        items.sort_by_key(|item| {
+            let place = |begin: &[u8]| item.as_bytes().starts_with(begin);
+            list.order.iter().position(|begin| place(begin))
+        });
         items.join(&text(&list.separator))
     }
 
     /// A token with the claims that the scheme asks for.
     fn write_jwt(
         &self,
-        key: &KeyMaterial,
+        key: &SigningKey,
         context: &super::context::Context<'_>,
         now: UnixTime,
+        key_id: Option<&str>,
     ) -> Result<String, SignError> {
-        let [first, ..] = &*self.algorithms else {
-            return Err(SignError::PublicKey);
-        };
-        let Algorithm::Jose(name, JoseAlgorithm::Hmac(_)) = first else {
-            return Err(SignError::PublicKey);
-        };
+        let place = key.algorithm(self)?;
         let mut claims = serde_json::Map::new();
         for requirement in &self.require {
             if let (Some(Place::Claim(name)), Some(wanted)) =
@@ -369,8 +459,10 @@ impl Plan {
                     .map_err(SignError::Part)?
                     .concat();
                 let value = String::from_utf8_lossy(&value).into_owned();
-                if !value.is_empty() {
-                    claims.insert(name.to_string(), value.into());
+                match &*value {
+                    "" => {}
+                    "true" => drop(claims.insert(name.to_string(), true.into())),
+                    _ => drop(claims.insert(name.to_string(), value.into())),
                 }
             }
         }
@@ -382,26 +474,83 @@ impl Plan {
                 .entry(id.to_string())
                 .or_insert_with(|| format!("msg_{}", now.millis()).into());
         }
-        let part = |text: String| data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
-        let header = serde_json::json!({ "alg": name.alg, "typ": "JWT" }).to_string();
+        let mut header = self.token_header(place, key_id);
+        header["typ"] = "JWT".into();
         let signed = format!(
             "{}.{}",
-            part(header),
-            part(serde_json::Value::Object(claims).to_string())
+            token_part(&header),
+            token_part(&serde_json::Value::Object(claims))
         );
-        let mut hasher = key.hasher(0).ok_or(SignError::PublicKey)?;
-        hasher.update(signed.as_bytes());
-        let prefix = self
-            .signature
-            .prefixes
-            .first()
-            .map(|prefix| String::from_utf8_lossy(&prefix.text).into_owned())
-            .unwrap_or_default();
+        let signature = key.sign(self, place, signed.as_bytes())?;
         Ok(format!(
-            "{prefix}{signed}.{}",
-            data_encoding::BASE64URL_NOPAD.encode(hasher.tag().as_bytes())
+            "{}{signed}.{}",
+            self.token_prefix(),
+            BASE64URL_NOPAD.encode(&signature)
         ))
     }
+
+    /// A token whose payload is elsewhere.
+    fn write_jws(
+        &self,
+        key: &SigningKey,
+        context: &super::context::Context<'_>,
+        key_id: Option<&str>,
+    ) -> Result<String, SignError> {
+        let place = key.algorithm(self)?;
+        let template = self.contents.first().ok_or(SignError::NoPlace)?;
+        let mut header = self.token_header(place, key_id);
+        if template.tokens().all(|token| token.filters.is_empty()) {
+            // The payload is signed as it is (RFC 7797).
+            header["b64"] = false.into();
+            header["crit"] = serde_json::json!(["b64"]);
+        }
+        for token in template.tokens() {
+            if let (Source::Canonical(canonical), Some(Place::Header(time))) =
+                (&token.source, context.timestamp)
+            {
+                canonical.announce(time, &mut header);
+            }
+        }
+        let protected = token_part(&header);
+        // Parsed like a received one, so that what is signed is what a receiver will see. Its signature is not looked at.
+        let token =
+            Jwt::parse(format!("{protected}..AA").as_bytes(), true).ok_or(SignError::NoPlace)?;
+        let mut context = *context;
+        context.jwt = Some(&token);
+        let content = context
+            .fill(template, None)
+            .map_err(SignError::Part)?
+            .concat();
+        let signature = key.sign(self, place, &content)?;
+        Ok(format!(
+            "{}{protected}..{}",
+            self.token_prefix(),
+            BASE64URL_NOPAD.encode(&signature)
+        ))
+    }
+
+    /// What a token says of itself.
+    fn token_header(&self, place: usize, key_id: Option<&str>) -> serde_json::Value {
+        let mut header = serde_json::json!({});
+        if let Some(Algorithm::Jose(name, _)) = self.algorithms.get(place) {
+            header["alg"] = name.alg.into();
+        }
+        if let Some(id) = key_id {
+            header["kid"] = id.into();
+        }
+        header
+    }
+
+    fn token_prefix(&self) -> String {
+        let first = self.signature.prefixes.first();
+        first.map_or_else(String::new, |prefix| {
+            String::from_utf8_lossy(&prefix.text).into_owned()
+        })
+    }
+}
+
+fn token_part(json: &serde_json::Value) -> String {
+    BASE64URL_NOPAD.encode(json.to_string().as_bytes())
 }
 
 fn encode(encoding: Encoding, bytes: &[u8]) -> String {
@@ -430,7 +579,10 @@ fn write_time(unit: TimeUnit, time: UnixTime) -> String {
     match unit {
         TimeUnit::Seconds | TimeUnit::SecondsOrMilliseconds => time.secs().to_string(),
         TimeUnit::Milliseconds => time.millis().to_string(),
-        TimeUnit::Rfc3339 => time.to_string(),
+        // Whole seconds, as most senders: a fraction's dot would be taken for a separator.
+        TimeUnit::Rfc3339 => UnixTime::from_secs(time.secs())
+            .to_string()
+            .replace(".000Z", "Z"),
     }
 }
 

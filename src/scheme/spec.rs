@@ -79,6 +79,8 @@ pub struct ListSpec {
     pub tag: Option<String>,
     /// More than one tag may come; one good one is enough.
     pub several: Option<bool>,
+    /// Names in the order in which the sender writes them; left out: what is read, then the tag. For signing alone.
+    pub order: Vec<String>,
     /// What stands between several such lists in one value, one for each key.
     pub groups: Option<String>,
 }

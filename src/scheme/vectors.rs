@@ -2,6 +2,8 @@
 //!
 //! The vectors were made without this code; `tests/vectors/makers/README.md` says by whom and who agreed.
 
+use std::{collections::BTreeMap, fs};
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use rustls::pki_types::{CertificateDer, TrustAnchor, pem::PemObject as _};
 
@@ -193,6 +195,36 @@ fn every_forgery_is_refused() {
     assert!(refused > 13_000);
 }
 
+/// Signs a request anew, in the place of its own signature and time.
+fn sign_again(scheme: &Scheme, sent: &Sent, secret: &[u8]) -> Result<Sent, SignError> {
+    let plan = scheme.plan.as_ref().unwrap();
+    let mut again = sent.clone();
+    again.headers.retain(|(name, _)| {
+        let is_it = |own: &HeaderName| name.eq_ignore_ascii_case(own.as_str());
+        let time = plan.timestamp.as_ref().map(|time| &time.place);
+        !plan.signature.headers().any(is_it)
+            && !matches!(time, Some(Place::Header(own)) if is_it(own))
+    });
+    let parts = Parts::of(&again).unwrap();
+    let secret = Secret::new(secret.to_vec()).unwrap();
+    let now = UnixTime::from_secs(sent.now);
+    let head = parts.request(sent).head;
+    let signed = scheme.sign_request(&secret, &head, &sent.body, now, None)?;
+    for (name, value) in &signed.headers {
+        let is_it = |known: &str| known.eq_ignore_ascii_case(name.as_str());
+        again.headers.retain(|(known, _)| !is_it(known));
+        let value = value.as_bytes().to_vec();
+        again.headers.push((name.to_string(), value));
+    }
+    if let Some(target) = signed.target {
+        again.target = target;
+    }
+    if let Some(body) = signed.body {
+        again.body = body;
+    }
+    Ok(again)
+}
+
 #[test]
 fn what_a_shared_secret_signs_verifies() {
     let mut wrong = Vec::new();
@@ -206,60 +238,13 @@ fn what_a_shared_secret_signs_verifies() {
         let scheme = vector.compiled().unwrap();
         seen.push(name.clone());
         let sent = vector.sent();
-        let now = UnixTime::from_secs(sent.now);
-        let secret = Secret::new(sent.secrets[0].clone()).unwrap();
-        let plan = scheme.plan.as_ref().unwrap();
-        let mut headers = HeaderMap::new();
-        for (name, value) in &sent.headers {
-            let name = &name.to_ascii_lowercase();
-            let made = plan.signature.headers().any(|own| own.as_str() == name);
-            let time = plan.timestamp.as_ref().is_some_and(
-                |time| matches!(&time.place, Place::Header(own) if own.as_str() == name),
-            );
-            if !made && !time {
-                headers.append(
-                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                    HeaderValue::from_bytes(value).unwrap(),
-                );
-            }
-        }
-        let method = Method::from_bytes(sent.method.as_bytes()).unwrap();
-        let head = RequestHead {
-            method: &method,
-            target: &sent.target,
-            headers: &headers,
-            url: sent.url.as_deref(),
-        };
-        match scheme.sign_request(&secret, &head, &sent.body, now) {
+        match sign_again(&scheme, &sent, &sent.secrets[0]) {
             Err(SignError::PublicKey) => {}
             Err(error) => wrong.push(format!("{name}: {error}")),
-            Ok(signed) => {
-                let mut again = sent.clone();
-                again.headers.clear();
-                again.headers.extend(
-                    headers
-                        .iter()
-                        .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec())),
-                );
-                for (name, value) in &signed.headers {
-                    again
-                        .headers
-                        .retain(|(known, _)| !known.eq_ignore_ascii_case(name.as_str()));
-                    again
-                        .headers
-                        .push((name.to_string(), value.as_bytes().to_vec()));
-                }
-                if let Some(target) = signed.target {
-                    again.target = target;
-                }
-                if let Some(body) = signed.body {
-                    again.body = body;
-                }
-                match verify(&scheme, &again) {
-                    Ok(()) => good += 1,
-                    Err(error) => wrong.push(format!("{name}: {error}")),
-                }
-            }
+            Ok(again) => match verify(&scheme, &again) {
+                Ok(()) => good += 1,
+                Err(error) => wrong.push(format!("{name}: {error}")),
+            },
         }
     }
     println!("{good} schemes sign");
@@ -270,6 +255,42 @@ fn what_a_shared_secret_signs_verifies() {
         wrong.join("\n")
     );
     assert!(good > 10);
+}
+
+#[test]
+fn what_a_private_key_signs_verifies_with_its_public_key() {
+    let keys = ["ed25519", "p256", "p521", "rsa"]
+        .map(|name| fs::read(folder().join(format!("makers/keys/{name}.pem"))).unwrap());
+    let (mut good, mut bad) = (BTreeMap::new(), BTreeMap::new());
+    for vector in positives() {
+        let scheme = vector.compiled().unwrap();
+        let sent = vector.sent();
+        let plan = scheme.plan.as_ref().unwrap();
+        // RSA with SHA-1 is only verified.
+        let signs = plan.algorithms.iter().any(|algorithm| {
+            matches!(
+                algorithm,
+                Algorithm::Public(public) | Algorithm::Jose(_, JoseAlgorithm::Public(public))
+                    if *public != PublicAlgorithm::RsaSha1
+            )
+        });
+        if !signs || sent.secrets.is_empty() || verify(&scheme, &sent).is_err() {
+            continue;
+        }
+        let name = vector.scheme_name();
+        let found = keys.iter().find_map(|key| {
+            let again = sign_again(&scheme, &sent, key).ok()?;
+            verify(&scheme, &again).ok()
+        });
+        match found {
+            Some(()) => good.insert(name, vector.id),
+            None => bad.insert(name, vector.id),
+        };
+    }
+    bad.retain(|name, _| !good.contains_key(name));
+    println!("{} schemes sign: {:?}", good.len(), good.keys());
+    assert!(bad.is_empty(), "{} sign, these do not: {bad:?}", good.len());
+    assert!(good.len() > 10);
 }
 
 /// What receivers get wrong with the providers that most of them are written for: the named vector has to pass, or the named trap be

@@ -16,9 +16,6 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
-from make import fingerprint
 
 
 def install(folder):
@@ -39,6 +36,9 @@ def run(command, folder):
 
 
 def main():
+    sys.path.insert(0, str(HERE))
+    from make import fingerprint  # needs what requirements.txt names; install and run do not
+
     keep = "--keep" in sys.argv
     folder = pathlib.Path(sys.argv[sys.argv.index("--keep") + 1] if keep else tempfile.mkdtemp(prefix="judges-")).resolve()
     folder.mkdir(exist_ok=True)
