@@ -258,6 +258,17 @@ pub struct RouteConfig {
     pub body_bytes_max: u64,
     /// Status for every signature failure: 400 to 499, not 410. Default 401.
     pub reject_status: StatusCode,
+    /// Where a secret goes that arrives in a handshake; `None`: none is taken.
+    pub pairing: Option<PairingConfig>,
+}
+
+/// `pairing`
+#[derive(Debug, Clone)]
+pub struct PairingConfig {
+    /// The file to write the secret to, which may not be there yet.
+    pub file: PathBuf,
+    /// No secret is taken from then on.
+    pub until: UnixTime,
 }
 
 /// Which targets a route takes, on the raw bytes of the path.
