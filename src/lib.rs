@@ -16,6 +16,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod forward;
+pub mod handshake;
 pub mod listen;
 pub mod pem;
 pub mod pipeline;

@@ -21,9 +21,12 @@ use uuid::Uuid;
 use crate::{
     clock::{Clock, UnixTime},
     forward,
+    handshake::{self, Unsigned},
     receive::{self, Head, Peer, Received},
     reject::{Blame, Rejection, SignatureFault},
     replay,
+    route::Route,
+    scheme::{Claim, HandshakeAnswer},
     snapshot::Snapshot,
     telemetry::{Outcome, RequestEvent, Telemetry},
     upstream::{ResponseError, UpstreamBody},
@@ -55,7 +58,7 @@ async fn handle(
     s: &Snapshot,
     received: Received<'_>,
     event: &mut RequestEvent,
-) -> Result<Response<UpstreamBody>, Rejection> {
+) -> Result<Handled, Rejection> {
     let head = &received.head;
     if s.identity.passed_before(&head.headers) {
         return Err(Rejection::Loop);
@@ -69,31 +72,66 @@ async fn handle(
         .check_method(&head.method)
         .map_err(|allow| Rejection::MethodNotAllowed { allow })?;
     let keys = route.usable_keys(received.at);
-    if keys.is_empty() && route.scheme.needs_secret() {
-        return Err(Rejection::NoUsableSecret);
-    }
     let signs_url = route.scheme.signs_url() || route.scheme.signs_path();
     let url = signs_url.then(|| head.public_url(route)).flatten();
-    let claim = route
-        .scheme
-        .claim(&head.view(url.as_ref()), received.at)
-        .map_err(|error| Rejection::NotVerified {
-            fault: SignatureFault::Claim(error),
-            status: route.reject_status,
-        })?;
+    // A handshake that nobody signs ends here, or goes on without the mark. All else has to bear a signature.
+    let claim = match handshake::of_head(route, &received, &keys, &mut event.handshake).await? {
+        Some(Unsigned::Answer(answer)) => return Ok(Handled::Handshake(answer)),
+        Some(Unsigned::Forward(claim)) => claim,
+        None => match claim(route, head, &keys, url.as_ref(), received.at) {
+            Ok(claim) => claim,
+            Err(refusal) => {
+                let (bodies, kind) = (&s.bodies, &mut event.handshake);
+                let answer = handshake::of_body(route, received, bodies, s.pace, kind).await?;
+                return answer.map(Handled::Handshake).ok_or(refusal);
+            }
+        },
+    };
 
     let request = receive::collect(received, route, claim, keys, url, &s.bodies, s.pace).await?;
     event.body_received(&request);
 
-    let verified = verify::verify(request)?;
+    let mut verified = verify::verify(request)?;
     event.verified(&verified);
+    if let Some(answer) = handshake::of_verified(&mut verified, &mut event.handshake).await? {
+        return Ok(Handled::Handshake(answer));
+    }
 
     let admitted = replay::admit(verified);
     let sent = Instant::now();
     let (outcome, replay::Lease::NotRequired) =
         forward::send(admitted, &s.upstreams, &s.identity).await;
     event.upstream = Some(sent.elapsed());
-    outcome
+    outcome.map(Handled::Forwarded)
+}
+
+/// How a request ended well.
+enum Handled {
+    /// The upstream's answer.
+    Forwarded(Response<UpstreamBody>),
+    /// Our answer to a handshake.
+    Handshake(HandshakeAnswer),
+}
+
+/// What a delivery says about its signature.
+fn claim(
+    route: &Route,
+    head: &Head,
+    keys: &[usize],
+    url: Option<&receive::Url>,
+    at: UnixTime,
+) -> Result<Claim, Rejection> {
+    if !route.takes(&head.method) {
+        return Err(Rejection::NotAHandshake);
+    }
+    if keys.is_empty() && route.scheme.needs_secret() {
+        return Err(Rejection::NoUsableSecret);
+    }
+    let claim = route.scheme.claim(&head.view(url), at);
+    claim.map_err(|error| Rejection::NotVerified {
+        fault: SignatureFault::Claim(error),
+        status: route.reject_status,
+    })
 }
 
 /// Serves one request: always an answer, always one event.
@@ -116,39 +154,51 @@ pub async fn serve(
         Ok(received) => handle(&gateway.snapshot, received, &mut report.event).await,
         Err(rejection) => Err(rejection),
     };
-    match outcome {
-        Ok(response) => {
+    let (mut response, ends) = match outcome {
+        Ok(Handled::Forwarded(response)) => {
             report.event.status = response.status().as_u16();
             // Until the answer has gone out whole: if it never does, the sender has left.
             report.event.outcome = Outcome::Cut;
-            response.map(|upstream| AnswerBody::passing(upstream, report))
+            return response.map(|upstream| AnswerBody::passing(upstream, report));
+        }
+        Ok(Handled::Handshake(answer)) => {
+            report.event.answered(&answer);
+            let mut response = Response::new(answer.body);
+            *response.status_mut() = answer.status;
+            *response.headers_mut() = answer.headers;
+            (response, false)
         }
         Err(rejection) => {
             report.event.rejected(&rejection);
             let mut response = rejection.response(id);
+            if matches!(rejection, Rejection::NotVerified { .. }) && report.is_probed() {
+                *response.body_mut() = Bytes::new();
+                response.headers_mut().remove(header::CONTENT_TYPE);
+            }
             // Another reader may see another request begin in what follows a malformed head. And after a bad signature the size of
             // the body decides: the answer must not show whether it was read.
             let ends = matches!(rejection, Rejection::HeadMalformed(_))
                 || matches!(rejection, Rejection::NotVerified { .. })
                     && report.event.body_bytes > DRAIN_BYTES_MAX;
-            // On HTTP/2 too: there are senders, curl 7.88 among them, that drop the answer if they could not send all of a body.
-            let read = !expects_continue && drained(&mut body).await;
-            if http1 && (ends || !read) {
-                // What follows on this connection is a body that nobody will read.
-                response
-                    .headers_mut()
-                    .insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            drop(report);
-            response.map(|answer| AnswerBody {
-                kind: AnswerKind::Own {
-                    answer: Some(answer),
-                    _refused: body,
-                },
-                report: None,
-            })
+            (response, ends)
         }
+    };
+    // On HTTP/2 too: there are senders, curl 7.88 among them, that drop the answer if they could not send all of a body.
+    let read = !expects_continue && drained(&mut body).await;
+    if http1 && (ends || !read) {
+        // What follows on this connection is a body that nobody will read.
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    drop(report);
+    response.map(|answer| AnswerBody {
+        kind: AnswerKind::Own {
+            answer: (!answer.is_empty()).then_some(answer),
+            _refused: body,
+        },
+        report: None,
+    })
 }
 
 fn received<'b>(
@@ -223,6 +273,15 @@ struct Report {
     gateway: Arc<Gateway>,
 }
 
+impl Report {
+    /// Whether the sender tries bad signatures, and wants no body in the answer.
+    fn is_probed(&self) -> bool {
+        let routes = &self.gateway.snapshot.routes;
+        let route = self.event.route.and_then(|place| routes.get(place));
+        route.is_some_and(|route| route.scheme.is_probed())
+    }
+}
+
 impl Drop for Report {
     fn drop(&mut self) {
         let Gateway {
@@ -250,7 +309,7 @@ pub struct AnswerBody {
 enum AnswerKind {
     Own {
         answer: Option<Bytes>,
-        /// The body that was refused. On HTTP/2 dropping it before the answer has gone out would reset the stream, and the
+        /// The body that goes no further. On HTTP/2 dropping it before the answer has gone out would reset the stream, and the
         /// sender would see a broken stream instead of the answer.
         _refused: Incoming,
     },
@@ -337,6 +396,7 @@ impl RequestEvent {
             peer,
             route: None,
             outcome: Outcome::Aborted,
+            handshake: None,
             reason: "sender_left",
             detail: String::new(),
             blame: Some(Blame::Sender),
@@ -358,11 +418,18 @@ impl RequestEvent {
     }
 
     fn verified(&mut self, request: &verify::Verified<'_>) {
-        self.verified = true;
+        self.verified = request.standing() != Standing::Handshake;
         if let Standing::Proven(proof) = request.standing() {
             self.key = Some(proof.key());
             self.signed_at = proof.signed_at();
         }
+    }
+
+    fn answered(&mut self, answer: &HandshakeAnswer) {
+        self.outcome = Outcome::Handshake;
+        self.reason = "";
+        self.blame = None;
+        self.status = answer.status.as_u16();
     }
 
     fn rejected(&mut self, rejection: &Rejection) {

@@ -337,6 +337,32 @@ pub async fn collect<'s>(
     })
 }
 
+/// Takes in a short body; `None` if it is longer than `most`. As everywhere it is counted against the budget.
+///
+/// # Errors
+/// Too slow, broken off, or no room.
+pub async fn collect_short(
+    body: &mut Incoming,
+    most: u64,
+    bodies: &BodyStore,
+    pace: Pace,
+) -> Result<Option<WholeBody>, Rejection> {
+    if body.size_hint().lower() > most {
+        return Ok(None);
+    }
+    let mut writer = bodies.writer();
+    let mut meter = PaceMeter::new(pace);
+    while let Some(piece) = meter.next(body).await? {
+        if writer.len() + piece.len() as u64 > most {
+            return Ok(None);
+        }
+        writer.push(piece).await.map_err(Rejection::Store)?;
+    }
+    let mut body = writer.finish().await.map_err(Rejection::Store)?;
+    let whole = Box::pin(body.read_whole()).await;
+    whole.map(Some).map_err(Rejection::Store)
+}
+
 /// Watches the rate of one body. Only time spent waiting for the sender counts.
 struct PaceMeter {
     pace: Pace,

@@ -26,6 +26,21 @@ pub enum Rejection {
         /// Value for the `Allow` header.
         allow: HeaderValue,
     },
+    /// Deliveries do not come by this method, and it is not a handshake that the scheme knows.
+    NotAHandshake,
+    /// A value in a handshake, such as the verify token, is not the route's.
+    HandshakeRefused {
+        /// The status that the provider expects for it.
+        status: StatusCode,
+    },
+    /// What a handshake wants back is missing, or not of the form that it may have.
+    HandshakeMalformed,
+    /// More challenges came than are signed.
+    TooManyChallenges,
+    /// A handshake brought a secret, and the operator does not wait for one.
+    PairingClosed,
+    /// The secret that a handshake brought could not be kept.
+    PairingFailed(io::Error),
     /// None of the route's secrets could be loaded, or none is valid now.
     NoUsableSecret,
     /// The signature does not hold.
@@ -117,7 +132,30 @@ impl Rejection {
                 "method_not_allowed",
                 "The method is not allowed here",
             ),
-            Self::NoUsableSecret => answer(
+            Self::NotAHandshake => answer(
+                StatusCode::BAD_REQUEST,
+                "not_a_handshake",
+                "The request is not a handshake of this route",
+            ),
+            Self::HandshakeRefused { status } => {
+                answer(*status, "handshake_refused", "The handshake is refused")
+            }
+            Self::PairingClosed => answer(
+                StatusCode::FORBIDDEN,
+                "handshake_refused",
+                "The handshake is refused",
+            ),
+            Self::HandshakeMalformed => answer(
+                StatusCode::BAD_REQUEST,
+                "handshake_malformed",
+                "The handshake is malformed",
+            ),
+            Self::TooManyChallenges => later(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_challenges",
+                "There are too many challenges",
+            ),
+            Self::NoUsableSecret | Self::PairingFailed(_) => answer(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "unavailable",
                 "The route is out of service",
@@ -182,6 +220,8 @@ impl Rejection {
                 ..
             } => "signature_mismatch",
             Self::NoUsableSecret => "no_usable_secret",
+            Self::PairingClosed => "pairing_closed",
+            Self::PairingFailed(_) => "pairing_failed",
             Self::Store(StoreError::Full { .. }) => "no_room",
             Self::Store(StoreError::Spool(_) | StoreError::Corrupt) => "spool_failed",
             Self::HeadMalformed(_)
@@ -190,6 +230,10 @@ impl Rejection {
             | Self::Loop
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
+            | Self::NotAHandshake
+            | Self::HandshakeRefused { .. }
+            | Self::HandshakeMalformed
+            | Self::TooManyChallenges
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow { .. }
             | Self::BodyBroken(_)
@@ -202,7 +246,7 @@ impl Rejection {
     /// Whose fault it is: decides how loudly it is logged.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::NoUsableSecret => Blame::Operator,
+            Self::NoUsableSecret | Self::PairingFailed(_) => Blame::Operator,
             Self::Store(_) => Blame::Gateway,
             Self::UpstreamUnreachable(_) | Self::UpstreamBroken(_) | Self::UpstreamTimeout => {
                 Blame::Upstream
@@ -213,6 +257,11 @@ impl Rejection {
             | Self::Loop
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
+            | Self::NotAHandshake
+            | Self::HandshakeRefused { .. }
+            | Self::HandshakeMalformed
+            | Self::TooManyChallenges
+            | Self::PairingClosed
             | Self::NotVerified { .. }
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow { .. }
@@ -274,6 +323,12 @@ impl fmt::Display for Rejection {
             Self::Loop => f.write_str("the request already passed through this instance; an upstream points back at it"),
             Self::NoRoute => f.write_str("no route takes this host and path"),
             Self::MethodNotAllowed { allow } => write!(f, "the route takes only {}", allow.to_str().unwrap_or("other methods")),
+            Self::NotAHandshake => f.write_str("deliveries do not come by this method, and no handshake of the scheme looks like this"),
+            Self::HandshakeRefused { .. } => f.write_str("a value in the handshake, such as the verify token, is not the one in the route's params"),
+            Self::HandshakeMalformed => f.write_str("what the handshake wants back is missing, too long, or holds characters that are not sent back"),
+            Self::TooManyChallenges => f.write_str("more challenges came than the route signs"),
+            Self::PairingClosed => f.write_str("a handshake brought a secret, but the route's pairing is not open, or a secret is there already"),
+            Self::PairingFailed(error) => write!(f, "the secret that a handshake brought cannot be written: {}", Chain(error)),
             Self::NoUsableSecret => f.write_str("none of the route's secrets could be loaded, or none is valid at this time; see `countersign check`"),
             Self::NotVerified { fault: SignatureFault::Claim(error), .. } => error.fmt(f),
             Self::NotVerified { fault: SignatureFault::Mismatch, .. } => f.write_str("none of the route's secrets made this signature over these bytes"),

@@ -1,13 +1,16 @@
 //! Routes: which requests go together with which scheme, secrets and limits.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::{
     clock::UnixTime,
-    config::{PathPattern, PublicUrl, RouteConfig, SecretConfig},
-    scheme::{Key, Scheme},
+    config::{PairingConfig, PathPattern, PublicUrl, RouteConfig, SecretConfig},
+    scheme::{HandshakeMode, Key, RequestHead, Scheme},
 };
 
 /// One route, ready to serve.
@@ -26,6 +29,10 @@ pub struct Route {
     pub reject_status: StatusCode,
     /// The address that the sender has, if the operator says it.
     pub public_url: Option<PublicUrl>,
+    /// Where a secret goes that arrives in a handshake, and until when.
+    pub pairing: Option<PairingConfig>,
+    /// How often challenges are signed.
+    pub challenges: ChallengeRate,
     methods: Vec<Method>,
     allow: HeaderValue,
 }
@@ -45,7 +52,12 @@ pub struct RouteKey {
 impl Route {
     /// Puts a checked configuration and its loaded keys together.
     pub fn new(index: usize, config: &RouteConfig, keys: Vec<RouteKey>) -> Self {
-        let allow: Vec<_> = config.methods.iter().map(Method::as_str).collect();
+        let mut allow: Vec<_> = config.methods.iter().map(Method::as_str).collect();
+        for method in config.scheme.handshake_methods().map(Method::as_str) {
+            if !allow.contains(&method) {
+                allow.push(method);
+            }
+        }
         Self {
             index,
             name: config.name.clone(),
@@ -57,19 +69,36 @@ impl Route {
             allow: HeaderValue::from_str(&allow.join(", "))
                 .unwrap_or(HeaderValue::from_static("POST")),
             methods: config.methods.clone(),
+            pairing: config.pairing.clone(),
+            challenges: ChallengeRate::default(),
         }
     }
 
-    /// Whether the route takes the method; if not, what `Allow` says.
+    /// Whether the route takes the method, for deliveries or handshakes; if not, what `Allow` says.
     ///
     /// # Errors
     /// The value for `Allow`.
     pub fn check_method(&self, method: &Method) -> Result<(), HeaderValue> {
-        if self.methods.contains(method) {
+        let handshakes = || self.scheme.handshake_methods().any(|own| own == method);
+        if self.takes(method) || handshakes() {
             Ok(())
         } else {
             Err(self.allow.clone())
         }
+    }
+
+    /// Whether deliveries may come by the method.
+    pub fn takes(&self, method: &Method) -> bool {
+        self.methods.contains(method)
+    }
+
+    /// Whether a request of this head, without a body, goes to the upstream although it is not signed.
+    pub fn forwards_handshake(&self, head: RequestHead<'_>) -> bool {
+        self.scheme.handshake_mode() == HandshakeMode::Forward
+            && self
+                .scheme
+                .handshake_of_head(head)
+                .is_some_and(|handshake| handshake.check().is_ok())
     }
 
     /// Places in [`Self::keys`] of those valid at `now`.
@@ -99,6 +128,36 @@ impl RouteKey {
             not_before: secret.not_before,
             not_after: secret.not_after,
         }
+    }
+}
+
+/// How often a route signs the challenges of strangers: twenty at once, and one a second in the long run.
+#[derive(Debug, Default)]
+pub struct ChallengeRate {
+    /// When all that was used up will be there again, in milliseconds since 1970.
+    full_at: AtomicI64,
+}
+
+impl ChallengeRate {
+    const EVERY_MS: i64 = 1000;
+    const BURST: i64 = 20;
+
+    /// Takes one, if there is one left.
+    pub fn admit(&self, now: UnixTime) -> bool {
+        let now = now.millis();
+        let all = Self::EVERY_MS * Self::BURST;
+        self.full_at
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
+                // Further ahead than it can be: the clock was set back.
+                let left = full_at.saturating_sub(now);
+                let full_at = if (0..=all).contains(&left) {
+                    full_at
+                } else {
+                    now
+                };
+                (full_at - now <= all - Self::EVERY_MS).then_some(full_at + Self::EVERY_MS)
+            })
+            .is_ok()
     }
 }
 
@@ -260,6 +319,18 @@ mod tests {
         for path in ["/a/..x", "/a/x.y", "/a/%20", "/a/%7e"] {
             assert_eq!(paths.find(path), Some(1), "{path}");
         }
+    }
+
+    #[test]
+    fn challenges_are_signed_at_a_bounded_rate_whatever_the_clock_does() {
+        let rate = ChallengeRate::default();
+        let at = UnixTime::from_millis;
+        let taken = |now| (0..100).filter(|_| rate.admit(at(now))).count();
+        assert_eq!(taken(1_000_000), 20);
+        assert_eq!(taken(1_000_999), 0);
+        assert_eq!(taken(1_003_000), 3);
+        assert_eq!(taken(9_000_000), 20);
+        assert_eq!(taken(1_000_000), 20, "set back");
     }
 
     #[test]

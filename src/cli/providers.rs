@@ -36,7 +36,7 @@ struct Listed {
     docs: Vec<String>,
     notes: Vec<String>,
     schemes: Vec<ListedScheme>,
-    /// Kinds of requests that want an answer.
+    /// Kinds of requests that try an address, and whether they are signed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     handshakes: Vec<String>,
 }
@@ -82,6 +82,15 @@ impl Listed {
                 ListedScheme::of(scheme, name, &spec.scheme[name])
             })
             .collect();
+        let mut handshakes: Vec<_> = spec
+            .handshake
+            .iter()
+            .map(|shake| match shake.signed {
+                true => format!("{} (signed)", shake.kind),
+                false => shake.kind.clone(),
+            })
+            .collect();
+        handshakes.dedup();
         Self {
             id,
             name: spec.name,
@@ -91,7 +100,7 @@ impl Listed {
             docs: spec.docs,
             notes: spec.notes,
             schemes,
-            handshakes: spec.handshake.into_iter().map(|shake| shake.kind).collect(),
+            handshakes,
         }
     }
 
@@ -335,12 +344,16 @@ fn detail(provider: &Listed) -> String {
 /// The table of `docs/providers.md`: one line for each provider.
 fn markdown(providers: &[Listed]) -> String {
     let mut text = format!(
-        "{}.\n\n| Id | Name | Schemes | How it signs | Known from | Not covered |\n|---|---|---|---|---|---|\n",
+        "{}.\n\n| Id | Name | Schemes | How it signs | Handshakes | Known from | Not covered |\n|---|---|---|---|---|---|---|\n",
         count(providers)
     );
     for provider in providers {
         let Listed {
-            id, name, schemes, ..
+            id,
+            name,
+            schemes,
+            handshakes,
+            ..
         } = provider;
         let words: Vec<_> = schemes
             .iter()
@@ -348,9 +361,10 @@ fn markdown(providers: &[Listed]) -> String {
             .collect();
         let _ = writeln!(
             text,
-            "| [`{id}`](../config/providers/{id}.toml) | {name} | {} | {} | {}, {} | {} |",
+            "| [`{id}`](../config/providers/{id}.toml) | {name} | {} | {} | {} | {}, {} | {} |",
             words.join(", "),
             joined(schemes.iter().map(|scheme| scheme.signs_with.clone())),
+            handshakes.join(", "),
             provider.evidence,
             provider.checked,
             joined(schemes.iter().map(ListedScheme::gaps)),
@@ -392,9 +406,11 @@ mod tests {
                 panic!("{route}")
             };
             assert_eq!(made.scheme.name(), provider.id);
-            // Of the signature itself it may warn, of what we wrote not.
+            // Of what the provider does it may warn, of what we wrote not.
             for warning in &loaded.warnings {
-                assert!(warning.path.ends_with(".scheme"), "{route}\n{warning}");
+                let of_provider =
+                    warning.path.ends_with(".scheme") || warning.message.contains("confirm");
+                assert!(of_provider, "{route}\n{warning}");
             }
         }
     }

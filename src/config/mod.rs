@@ -264,6 +264,17 @@ pub struct RouteConfig {
     pub reject_status: StatusCode,
     /// The address that the sender has, for schemes that sign it; `None`: as far as proxies and the connection tell.
     pub public_url: Option<PublicUrl>,
+    /// Where a secret goes that arrives in a handshake; `None`: none is taken.
+    pub pairing: Option<PairingConfig>,
+}
+
+/// `pairing`
+#[derive(Debug, Clone)]
+pub struct PairingConfig {
+    /// The file to write the secret to, which may not be there yet.
+    pub file: PathBuf,
+    /// No secret is taken from then on.
+    pub until: UnixTime,
 }
 
 /// Which targets a route takes, on the raw bytes of the path.

@@ -11,7 +11,10 @@ use serde::{
 
 use crate::scheme::{
     SchemeSpec,
-    spec::{FetchSpec, IdSpec, ListSpec, SecretSpec, SignatureSpec, TimestampSpec},
+    spec::{
+        ChallengeSpec, FetchSpec, HandshakeSpec, IdSpec, ListSpec, SecretSpec, SignatureSpec,
+        TimestampSpec,
+    },
 };
 
 /// What holds where nobody says otherwise.
@@ -52,10 +55,11 @@ read_timeout = "60s"
 keep_alive = "4s"
 idle_connections = 64
 reject_status = 401
+handshake = "answer"
 "#;
 
 /// Keys that this version does not know but that people will try, with what to say to them.
-pub(super) const TOMBSTONES: [(&str, &str); 6] = [
+pub(super) const TOMBSTONES: [(&str, &str); 5] = [
     (
         "replay",
         "remove the table: repeated deliveries are not recognised yet, so the upstream must bear them",
@@ -63,10 +67,6 @@ pub(super) const TOMBSTONES: [(&str, &str); 6] = [
     (
         "route.replay",
         "remove it: repeated deliveries are not recognised yet, so the upstream must bear them",
-    ),
-    (
-        "route.handshake",
-        "remove it: the upstream has to answer the provider's handshake, on a route of its own",
     ),
     (
         "route.mode",
@@ -168,6 +168,15 @@ pub(super) struct RawRoute {
     pub(super) tolerance: Option<DurationText>,
     pub(super) body: Option<SizeText>,
     pub(super) reject_status: Option<Count>,
+    pub(super) handshake: Option<String>,
+    pub(super) pairing: Option<RawPairing>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawPairing {
+    pub(super) file: Option<String>,
+    pub(super) until: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -318,6 +327,7 @@ pub fn known_keys() -> Vec<String> {
     add("log.", fields::<RawLog>());
     add("route.", fields::<RawRoute>());
     add("route.secrets.", fields::<RawSecret>());
+    add("route.pairing.", fields::<RawPairing>());
     add("route.scheme.", fields::<SchemeSpec>());
     add("route.scheme.signature.", fields::<SignatureSpec>());
     add("route.scheme.signature.list.", fields::<ListSpec>());
@@ -325,6 +335,11 @@ pub fn known_keys() -> Vec<String> {
     add("route.scheme.id.", fields::<IdSpec>());
     add("route.scheme.secret.", fields::<SecretSpec>());
     add("route.scheme.fetch.", fields::<FetchSpec>());
+    add("route.scheme.handshake.", fields::<HandshakeSpec>());
+    add(
+        "route.scheme.handshake.challenge.",
+        fields::<ChallengeSpec>(),
+    );
     keys
 }
 

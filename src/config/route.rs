@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use http::{HeaderName, Method, StatusCode};
 
 use super::{
-    CertificateFiles, Limits, PathPattern, PublicUrl, RouteConfig, SecretConfig, UpstreamAddr,
-    UpstreamConfig, UpstreamProtocol,
+    CertificateFiles, Limits, PairingConfig, PathPattern, PublicUrl, RouteConfig, SecretConfig,
+    UpstreamAddr, UpstreamConfig, UpstreamProtocol,
     check::{Checker, Key, SECRET_HELP},
     document::{betrays_a_secret, is_credential_name, is_variable_name},
     error::{any_of, nearest},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     clock::{Clock as _, SystemClock, UnixTime},
-    scheme::{Scheme, SpecError, catalogue},
+    scheme::{HandshakeMode, Scheme, SpecError, UnusableHandshake, catalogue},
     secret::SecretSource,
 };
 
@@ -76,6 +76,7 @@ impl Checker<'_> {
         };
         self.body_fits(&key, raw.body.is_some(), body_bytes_max, limits);
         let reject_status = self.reject_status(&table.at("reject_status"), raw.reject_status);
+        let pairing = self.pairing(table, raw, scheme.as_ref(), &secrets);
         Some(RouteConfig {
             name: name?,
             host,
@@ -87,6 +88,7 @@ impl Checker<'_> {
             body_bytes_max,
             reject_status,
             public_url,
+            pairing,
         })
     }
 
@@ -270,6 +272,7 @@ impl Checker<'_> {
         match compiled {
             Ok(mut scheme) => {
                 self.tolerance(&table.at("tolerance"), raw, &mut scheme);
+                self.handshake(&table.at("handshake"), raw, &mut scheme);
                 self.warn_of_scheme(&key, &scheme);
                 Some(scheme)
             }
@@ -369,6 +372,85 @@ impl Checker<'_> {
                 "remove `tolerance`",
             );
         }
+    }
+
+    fn handshake(&mut self, key: &Key, raw: &RawRoute, scheme: &mut Scheme) {
+        let choices = [
+            ("answer", HandshakeMode::Answer),
+            ("forward", HandshakeMode::Forward),
+        ];
+        let mode = self.choice(key, raw.handshake.as_deref(), &choices);
+        let mode = mode.unwrap_or_default();
+        for unusable in scheme.set_handshake_mode(mode) {
+            let name = scheme.name().to_owned();
+            match unusable {
+                UnusableHandshake::ParameterMissing(kind, param) => self.warning(
+                    key,
+                    format!("handshakes `{kind}` of `{name}` are not answered: the parameter `{param}` is missing"),
+                    format!("add `params = {{ {param} = \"…\" }}` before the sender registers this address"),
+                ),
+                UnusableHandshake::NotForwardable(kind) => self.error(
+                    key,
+                    format!(
+                        "handshakes `{kind}` of `{name}` cannot be forwarded: nobody signs what they bring"
+                    ),
+                    "write `answer`: then the gateway answers them, and your application sees none",
+                ),
+                UnusableHandshake::NotConfirmed => self.warning(
+                    key,
+                    format!("the gateway does not confirm subscriptions of `{name}`: your application has to"),
+                    "they are forwarded as any verified delivery",
+                ),
+            }
+        }
+        if mode == HandshakeMode::Forward && scheme.handshake_methods().next().is_some() {
+            self.warning(
+                key,
+                format!("handshakes of `{}` that nobody signed are forwarded", scheme.name()),
+                "your application has to answer them, and may do nothing else on requests without the mark",
+            );
+        }
+    }
+
+    fn pairing(
+        &mut self,
+        table: &Key,
+        raw: &RawRoute,
+        scheme: Option<&Scheme>,
+        secrets: &[SecretConfig],
+    ) -> Option<PairingConfig> {
+        let raw = raw.pairing.as_ref()?;
+        let key = table.at("pairing");
+        let scheme = scheme?;
+        if !scheme.pairs() {
+            self.error(
+                &key,
+                format!("no handshake of `{}` brings a secret", scheme.name()),
+                "remove `pairing`, and write the secret into the file that `secrets` names",
+            );
+            return None;
+        }
+        let file = self.required(&key.at("file"), raw.file.as_deref(), "\"secrets/asana\"");
+        let file = self.path(&key.at("file"), file)?;
+        let until = "\"2026-12-01T12:00:00Z\"";
+        let until = self.required(&key.at("until"), raw.until.as_deref(), until);
+        let until = self.time(&key.at("until"), until)?;
+        let source = SecretSource::File(file.clone());
+        if !secrets.iter().any(|secret| secret.source == source) {
+            self.error(
+                &key.at("file"),
+                "no entry of `secrets` reads this file",
+                "name the file that `secrets` names: the secret is written into it",
+            );
+        }
+        if SystemClock.now() < until {
+            self.warning(
+                &key,
+                "pairing is open: whoever first sends a handshake can set the secret of this route",
+                "register the address now, look whether it was your sender, and remove `pairing`",
+            );
+        }
+        Some(PairingConfig { file, until })
     }
 
     fn warn_of_scheme(&mut self, key: &Key, scheme: &Scheme) {

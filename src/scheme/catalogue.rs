@@ -319,9 +319,21 @@ pub fn split(name: &str) -> (&str, Option<&str>) {
 /// The written scheme behind a name such as `carevalidate` or `carevalidate:custom-header`.
 pub fn find(name: &str) -> Option<SchemeSpec> {
     let (provider, scheme) = split(name);
-    let mut spec = self::provider(provider)?.spec;
+    let spec = self::provider(provider)?.spec;
     let scheme = scheme.unwrap_or(spec.default_scheme()).to_owned();
-    spec.scheme.remove(&scheme)
+    select(spec, &scheme)
+}
+
+/// A scheme of a file, with the handshakes that belong to it.
+fn select(mut spec: ProviderSpec, scheme: &str) -> Option<SchemeSpec> {
+    let mut found = spec.scheme.remove(scheme)?;
+    for mut handshake in spec.handshake {
+        let schemes = std::mem::take(&mut handshake.schemes);
+        if schemes.is_empty() || schemes.iter().any(|of| of == scheme) {
+            found.handshake.push(handshake);
+        }
+    }
+    Some(found)
 }
 
 /// Looks a scheme up by name and compiles it.
@@ -337,4 +349,44 @@ pub fn compile(
     }
     let spec = find(name).ok_or(None)?;
     Scheme::compile(name, &spec, params).map_err(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handshakes_go_with_the_schemes_that_they_name() {
+        let file = r#"
+            name = "Acme"
+            docs = []
+            checked = "2026-11-25"
+            evidence = "docs"
+            [scheme.a]
+            [scheme.b]
+            [[handshake]]
+            kind = "ping"
+            [[handshake]]
+            kind = "head-ok"
+            schemes = ["b"]
+        "#;
+        for (scheme, want) in [("a", &["ping"][..]), ("b", &["ping", "head-ok"])] {
+            let spec = select(toml::from_str(file).unwrap(), scheme).unwrap();
+            let kinds: Vec<_> = spec.handshake.iter().map(|of| &*of.kind).collect();
+            assert_eq!(kinds, want, "{scheme}");
+        }
+    }
+
+    #[test]
+    fn handshakes_name_schemes_that_there_are() {
+        for provider in providers() {
+            for scheme in provider.spec.handshake.iter().flat_map(|of| &of.schemes) {
+                assert!(
+                    provider.spec.scheme.contains_key(scheme),
+                    "{}: {scheme}",
+                    provider.id
+                );
+            }
+        }
+    }
 }

@@ -14,7 +14,7 @@ use super::{
     keys::PublicAlgorithm,
     locate::Site,
     mac::{self, Hasher, Tag, TokenDigest},
-    plan::{Algorithm, Document, JoseAlgorithm, LEEWAY, Plan, Shape},
+    plan::{Algorithm, Document, JoseAlgorithm, LEEWAY, Plan, Requirement, Shape},
     template::Place,
     time::{self, TimeUnit},
 };
@@ -343,7 +343,14 @@ impl Plan {
                             let Some(mut hasher) = key.hasher(place) else {
                                 continue;
                             };
-                            for part in context.fill(template, key.secret())? {
+                            let content = context.fill(template, key.secret())?;
+                            if !self.challenges.is_empty() {
+                                let content = content.concat();
+                                if self.challenges.iter().any(|own| own.fits(&content)) {
+                                    return Err(ClaimError::ContentIsChallenge);
+                                }
+                            }
+                            for part in content {
                                 hasher.update(&part);
                             }
                             let computed = hasher.tag();
@@ -465,47 +472,56 @@ impl Plan {
 
     /// What must be right besides the signature. `head`: only what the head tells.
     pub(super) fn required(&self, context: &Context<'_>, head: bool) -> Result<(), ClaimError> {
-        for requirement in &self.require {
-            if head && !requirement.in_head {
-                continue;
-            }
-            let mut found = None;
-            let first = requirement.places.first().cloned().unwrap_or(Place::Body);
-            for place in &requirement.places {
-                let values = match (place, context.jwt) {
-                    (Place::Claim(name), Some(jwt)) => jwt
-                        .claim_values(name)
-                        .map_err(|()| ClaimError::PartMalformed(place.clone()))?,
-                    _ => context
-                        .value(place)?
-                        .into_iter()
-                        .map(Cow::into_owned)
-                        .collect(),
-                };
-                if !values.is_empty() {
-                    found = Some((place.clone(), values));
-                    break;
-                }
-            }
-            let mut good = Choice::from(0);
-            let mut nothing = false;
-            for wanted in &requirement.wanted {
-                let wanted = join(context.fill(wanted, None)?);
-                nothing |= wanted.is_empty();
-                if let Some((_, values)) = &found {
-                    good |= any(values.iter().map(|value| mac::equal(value, &wanted)));
-                }
-            }
-            match found {
-                None if requirement.optional || nothing => {}
-                None => return Err(ClaimError::PartMissing(first)),
-                Some((place, _)) if !bool::from(good) => {
-                    return Err(ClaimError::RequirementFailed(place));
-                }
-                Some(_) => {}
+        self.require
+            .iter()
+            .filter(|requirement| !head || requirement.in_head)
+            .try_for_each(|requirement| requirement.holds(context))
+    }
+}
+
+impl Requirement {
+    /// # Errors
+    /// [`ClaimError::PartMissing`] if there is nothing, [`ClaimError::RequirementFailed`] if it is something else.
+    pub(super) fn holds(&self, context: &Context<'_>) -> Result<(), ClaimError> {
+        let mut found = None;
+        let first = self.places.first().cloned().unwrap_or(Place::Body);
+        for place in &self.places {
+            let values = match (place, context.jwt) {
+                (Place::Claim(name), Some(jwt)) => jwt
+                    .claim_values(name)
+                    .map_err(|()| ClaimError::PartMalformed(place.clone()))?,
+                _ => context
+                    .value(place)?
+                    .into_iter()
+                    .map(Cow::into_owned)
+                    .collect(),
+            };
+            if !values.is_empty() {
+                found = Some((place.clone(), values));
+                break;
             }
         }
-        Ok(())
+        if self.wanted.is_empty() {
+            let something = found.is_some_and(|(_, values)| values.iter().any(|v| !v.is_empty()));
+            return something
+                .then_some(())
+                .ok_or(ClaimError::PartMissing(first));
+        }
+        let mut good = Choice::from(0);
+        let mut nothing = false;
+        for wanted in &self.wanted {
+            let wanted = join(context.fill(wanted, None)?);
+            nothing |= wanted.is_empty();
+            if let Some((_, values)) = &found {
+                good |= any(values.iter().map(|value| mac::equal(value, &wanted)));
+            }
+        }
+        match found {
+            None if self.optional || nothing => Ok(()),
+            None => Err(ClaimError::PartMissing(first)),
+            Some((place, _)) if !bool::from(good) => Err(ClaimError::RequirementFailed(place)),
+            Some(_) => Ok(()),
+        }
     }
 }
 

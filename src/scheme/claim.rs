@@ -50,6 +50,17 @@ pub(super) enum Step {
 }
 
 impl Claim {
+    /// The claim of a request that needs no signature. What it is good for is decided where the check ends.
+    pub fn of_nothing(now: UnixTime) -> Self {
+        Self {
+            plan: None,
+            presented: Presented::Nothing,
+            runs: Vec::new(),
+            timestamp: None,
+            now,
+        }
+    }
+
     /// The time that the sender says it signed at, as far as the head tells.
     pub fn timestamp(&self) -> Option<UnixTime> {
         self.timestamp
@@ -135,6 +146,9 @@ pub enum ClaimError {
     /// The body is not of the form that the scheme signs.
     #[error("the body is {0}")]
     BodyMalformed(&'static str),
+    /// The signed content could have been signed as the answer to a handshake, which anyone may ask for.
+    #[error("the signed content has the form of a handshake's challenge")]
+    ContentIsChallenge,
     /// The signed URL is not known here.
     #[error("the scheme signs the public URL, which is not known")]
     UrlUnknown,
@@ -157,6 +171,7 @@ impl ClaimError {
             Self::PartMalformed(_) | Self::PartAmbiguous(_) => "signed_part_malformed",
             Self::RequirementFailed(_) => "requirement_failed",
             Self::BodyMalformed(_) => "signed_body_malformed",
+            Self::ContentIsChallenge => "signed_content_is_challenge",
             Self::UrlUnknown => "public_url_unknown",
         }
     }
@@ -275,6 +290,7 @@ impl Plan {
             timestamp: self.timestamp.as_ref().map(|timestamp| &timestamp.place),
             id: self.id.as_ref(),
             last_field: self.last_field,
+            signer: None,
         }
     }
 

@@ -7,6 +7,7 @@ use http::HeaderName;
 use super::{
     Scheme,
     canonical::Canonical,
+    handshake::{HandshakeMode, HandshakePlan},
     json::Pointer,
     keys::PublicAlgorithm,
     locate::{ListPlan, Prefix, SignaturePlan, Site},
@@ -89,8 +90,8 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// Collects faults while the plan is built.
-struct Compiler<'a> {
-    params: Params<'a>,
+pub(super) struct Compiler<'a> {
+    pub(super) params: Params<'a>,
     errors: Vec<SpecError>,
 }
 
@@ -107,8 +108,8 @@ pub(super) fn compile(
         },
         errors: Vec::new(),
     };
-    let plan = compiler.plan(spec);
-    let renamed = match spec.renamed.len() {
+    let mut plan = compiler.plan(spec);
+    let mut renamed = match spec.renamed.len() {
         0 => None,
         1 => compiler.plan(&renamed(spec)),
         _ => compiler.fault(
@@ -117,6 +118,10 @@ pub(super) fn compile(
             "name one beginning, such as `{ \"svix-\" = \"webhook-\" }`",
         ),
     };
+    let (probes, handshakes): (Vec<_>, Vec<_>) = compiler
+        .handshakes(spec, plan.iter_mut().chain(&mut renamed).collect())
+        .into_iter()
+        .partition(HandshakePlan::is_probe);
     for missing in std::mem::take(&mut compiler.params.missing) {
         compiler.fault::<()>(
             &["params"],
@@ -139,6 +144,9 @@ pub(super) fn compile(
             name: name.into(),
             plan: Some(Arc::new(plan)),
             renamed: renamed.map(Arc::new),
+            handshakes: handshakes.into(),
+            handshake_mode: HandshakeMode::Answer,
+            probed: !probes.is_empty(),
         }),
         _ => Err(compiler.errors),
     }
@@ -185,7 +193,7 @@ fn renamed(spec: &SchemeSpec) -> SchemeSpec {
 }
 
 impl Compiler<'_> {
-    fn fault<T>(
+    pub(super) fn fault<T>(
         &mut self,
         path: &[&'static str],
         message: impl Into<String>,
@@ -272,6 +280,7 @@ impl Compiler<'_> {
             signs_path: false,
             covers_body: false,
             headers: Vec::new(),
+            challenges: Vec::new(),
         };
         self.consistent(&mut plan);
         Some(plan)
@@ -435,13 +444,25 @@ impl Compiler<'_> {
     }
 
     fn template(&mut self, path: &[&'static str], text: &str) -> Option<Template> {
+        let template = self.any_template(path, text)?;
+        if template.hmac().is_some() {
+            return self.fault(
+                path,
+                "an HMAC with the key belongs into the answer to a handshake",
+                "leave the filter out",
+            );
+        }
+        Some(template)
+    }
+
+    pub(super) fn any_template(&mut self, path: &[&'static str], text: &str) -> Option<Template> {
         match Template::parse(text, &mut self.params) {
             Ok(template) => Some(template),
             Err(TemplateFault { message, help }) => self.fault(path, message, help),
         }
     }
 
-    fn place(&mut self, path: &[&'static str], written: &str) -> Option<Place> {
+    pub(super) fn place(&mut self, path: &[&'static str], written: &str) -> Option<Place> {
         match template::place(written, &mut self.params) {
             Ok(place) => Some(place),
             Err(TemplateFault { message, help }) => self.fault(path, message, help),
@@ -884,7 +905,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn header(&mut self, path: &[&'static str], written: &str) -> Option<HeaderName> {
+    pub(super) fn header(&mut self, path: &[&'static str], written: &str) -> Option<HeaderName> {
         let name = self.params.fill(written)?;
         if name.is_empty() {
             return self.fault(
@@ -1541,14 +1562,14 @@ fn is_framing(name: &HeaderName) -> bool {
     .contains(name)
 }
 
-fn lookup<T: Copy>(words: &[(&str, T)], word: &str) -> Option<T> {
+pub(super) fn lookup<T: Copy>(words: &[(&str, T)], word: &str) -> Option<T> {
     words
         .iter()
         .find(|(known, _)| *known == word)
         .map(|(_, value)| *value)
 }
 
-fn one_of(words: &[&str]) -> String {
+pub(super) fn one_of(words: &[&str]) -> String {
     let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
     format!("one of {}", quoted.join(", "))
 }

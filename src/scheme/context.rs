@@ -6,6 +6,7 @@ use data_encoding::{BASE64, BASE64URL, BASE64URL_NOPAD, HEXLOWER};
 use http::{HeaderMap, Method};
 
 use super::{
+    KeyMaterial,
     claim::ClaimError,
     form::{self, FieldFault},
     jose::Token as Jwt,
@@ -64,6 +65,8 @@ pub(super) struct Context<'a> {
     pub(super) timestamp: Option<&'a Place>,
     pub(super) id: Option<&'a Place>,
     pub(super) last_field: bool,
+    /// The key that signs the answer to a handshake.
+    pub(super) signer: Option<&'a KeyMaterial>,
 }
 
 impl<'a> Context<'a> {
@@ -184,7 +187,15 @@ impl<'a> Context<'a> {
                 (Filter::Sorted, _) => Cow::Owned(
                     form::sorted_fields(&value).ok_or(ClaimError::BodyMalformed("not a form"))?,
                 ),
-                _ => apply(*filter, value, secret)?,
+                (Filter::Hmac(algorithm), _) => {
+                    let mut hasher = self
+                        .signer
+                        .and_then(|key| key.hmac(*algorithm))
+                        .ok_or_else(missing)?;
+                    hasher.update(&value);
+                    Cow::Owned(hasher.tag().as_bytes().to_vec())
+                }
+                _ => apply(*filter, value)?,
             };
         }
         Ok(value)
@@ -284,11 +295,7 @@ pub(super) fn holds(value: &[u8], separator: &[u8]) -> bool {
     form::find(&both, separator).is_some_and(|at| at < value.len())
 }
 
-fn apply<'a>(
-    filter: Filter,
-    value: Cow<'a, [u8]>,
-    secret: Option<&[u8]>,
-) -> Result<Cow<'a, [u8]>, ClaimError> {
+fn apply(filter: Filter, value: Cow<'_, [u8]>) -> Result<Cow<'_, [u8]>, ClaimError> {
     let text = |text: String| Ok(Cow::Owned(text.into_bytes()));
     match filter {
         Filter::Lower => Ok(Cow::Owned(value.to_ascii_lowercase())),
@@ -313,7 +320,8 @@ fn apply<'a>(
             ))?)
         }
         Filter::Gunzip => gunzip(value),
-        Filter::Sorted => Err(ClaimError::BodyMalformed("not a form")),
+        // Both need more than the value, and are applied before.
+        Filter::Sorted | Filter::Hmac(_) => Err(ClaimError::BodyMalformed("not a form")),
         Filter::WithoutQuery => Ok(match value {
             Cow::Borrowed(url) => {
                 Cow::Borrowed(url.split(|b| *b == b'?').next().unwrap_or_default())
@@ -327,16 +335,6 @@ fn apply<'a>(
         }),
         Filter::DefaultPort => Ok(Cow::Owned(default_port(&value))),
         Filter::Unescaped => Ok(Cow::Owned(unescaped(&value))),
-        Filter::HmacSha1 => Ok(Cow::Owned(mac::hmac(
-            mac::HmacAlgorithm::Sha1,
-            secret.unwrap_or_default(),
-            &value,
-        ))),
-        Filter::HmacSha256 => Ok(Cow::Owned(mac::hmac(
-            mac::HmacAlgorithm::Sha256,
-            secret.unwrap_or_default(),
-            &value,
-        ))),
     }
 }
 

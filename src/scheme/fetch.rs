@@ -206,29 +206,31 @@ impl FetchPlan {
 
     /// `https`, a host of the list, the usual port, no user, a path.
     pub(super) fn allows(&self, url: &str) -> bool {
-        let Some(rest) = url.strip_prefix("https://") else {
-            return false;
-        };
-        let Some((host, path)) = rest.split_once('/') else {
-            return false;
-        };
-        let plain = |text: &str| {
-            text.bytes()
-                .all(|byte| byte.is_ascii_graphic() && !b"#\\\"<>^`{|}".contains(&byte))
-        };
-        let is_host = host.bytes().all(|byte| {
-            byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte)
-        });
-        let is_path = self
-            .path
-            .as_ref()
-            .is_none_or(|pattern| path_matches(pattern, &rest[host.len()..]));
-        url.len() <= 2048
-            && is_host
-            && plain(path)
-            && is_path
-            && self.hosts.iter().any(|pattern| host_matches(pattern, host))
+        is_pinned(url, &self.hosts).is_some_and(|path| {
+            self.path
+                .as_ref()
+                .is_none_or(|pattern| path_matches(pattern, path))
+        })
     }
+}
+
+/// Whether an address that came with a request may be asked: `https`, a host of the list, the usual port, no user, a path.
+/// Gives path and query.
+pub(super) fn is_pinned<'u>(url: &'u str, hosts: &[String]) -> Option<&'u str> {
+    let rest = url.strip_prefix("https://")?;
+    let (host, path) = rest.split_at(rest.find('/')?);
+    let plain = |text: &str| {
+        text.bytes()
+            .all(|byte| byte.is_ascii_graphic() && !b"#\\\"<>^`{|}".contains(&byte))
+    };
+    let is_host = host
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte));
+    (url.len() <= 2048
+        && is_host
+        && plain(path)
+        && hosts.iter().any(|pattern| host_matches(pattern, host)))
+    .then_some(path)
 }
 
 /// Whether a path is one of a pattern: `*` is any text, but nothing that leads elsewhere.

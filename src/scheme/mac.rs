@@ -88,6 +88,15 @@ impl Mac {
         }
     }
 
+    pub(super) fn algorithm(&self) -> HmacAlgorithm {
+        match self {
+            Self::Sha1(_) => HmacAlgorithm::Sha1,
+            Self::Sha256(_) => HmacAlgorithm::Sha256,
+            Self::Sha384(_) => HmacAlgorithm::Sha384,
+            Self::Sha512(_) => HmacAlgorithm::Sha512,
+        }
+    }
+
     pub(super) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha1(mac) => mac.update(bytes),
@@ -203,13 +212,6 @@ pub(super) fn digest(algorithm: DigestAlgorithm, bytes: &[u8]) -> Vec<u8> {
     let mut hasher = Hasher::plain(algorithm);
     hasher.update(bytes);
     hasher.tag().as_bytes().to_vec()
-}
-
-/// The HMAC of some bytes.
-pub(super) fn hmac(algorithm: HmacAlgorithm, key: &[u8], bytes: &[u8]) -> Vec<u8> {
-    let mut mac = Mac::new(algorithm, key);
-    mac.update(bytes);
-    mac.tag().as_bytes().to_vec()
 }
 
 /// Whether two byte strings are equal, in a time that depends on their lengths alone.

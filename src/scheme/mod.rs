@@ -36,6 +36,7 @@ mod context;
 mod describe;
 mod fetch;
 mod form;
+mod handshake;
 mod jose;
 mod json;
 mod keys;
@@ -57,6 +58,7 @@ use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 use self::{
     check::State,
     claim::{Presented, Step},
+    handshake::HandshakePlan,
     keys::PublicKey,
     mac::{Hasher, Mac, TokenDigest},
     plan::{Algorithm, Decode, JoseAlgorithm, Plan, Shape},
@@ -68,6 +70,10 @@ pub use self::{
     context::RequestHead,
     describe::Gap,
     fetch::{FetchedDocument, KeyRequest},
+    handshake::{
+        HANDSHAKE_BODY_MAX, Handshake, HandshakeAnswer, HandshakeFault, HandshakeKind,
+        HandshakeMode, HandshakeReply, UnusableHandshake,
+    },
     keys::{KeyError, PublicAlgorithm},
     mac::{DigestAlgorithm, HmacAlgorithm, Tag},
     sign::{SignError, Signed},
@@ -87,6 +93,11 @@ pub struct Scheme {
     plan: Option<Arc<Plan>>,
     /// The same with the headers' other names.
     renamed: Option<Arc<Plan>>,
+    /// Requests that want an answer of a certain form.
+    handshakes: Arc<[HandshakePlan]>,
+    handshake_mode: HandshakeMode,
+    /// The sender tries bad signatures, and wants no body in the answer.
+    probed: bool,
 }
 
 /// A secret made ready for one scheme. No `Debug`; wiped when dropped.
@@ -137,6 +148,20 @@ impl KeyMaterial {
         }
     }
 
+    /// A fresh HMAC of this key, where it is one for that algorithm.
+    fn hmac(&self, algorithm: HmacAlgorithm) -> Option<Hasher> {
+        let macs = match self {
+            Self::Mac(mac) => {
+                return (mac.algorithm() == algorithm).then(|| Hasher::Mac(mac.clone()));
+            }
+            Self::Macs(macs) => macs,
+            Self::Token(_) | Self::Secret(..) | Self::Public(_) => return None,
+        };
+        let mut macs = macs.iter().flatten();
+        let mac = macs.find(|mac| mac.algorithm() == algorithm)?;
+        Some(Hasher::Mac(mac.clone()))
+    }
+
     /// The key bytes, where the content holds them.
     fn secret(&self) -> Option<&[u8]> {
         match self {
@@ -173,6 +198,9 @@ impl Scheme {
             name: Self::NONE.into(),
             plan: None,
             renamed: None,
+            handshakes: Arc::default(),
+            handshake_mode: HandshakeMode::Answer,
+            probed: false,
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::{
+    handshake::Challenge,
     json::Pointer,
     keys::PublicAlgorithm,
     locate::{SignaturePlan, Site},
@@ -37,6 +38,8 @@ pub(super) struct Plan {
     pub(super) signs_path: bool,
     pub(super) covers_body: bool,
     pub(super) headers: Vec<HeaderName>,
+    /// What anyone can have signed as a challenge, where that could be the content of a delivery.
+    pub(super) challenges: Vec<Challenge>,
 }
 
 /// What kind of value the sender presents.
@@ -116,7 +119,7 @@ pub(super) struct Requirement {
     pub(super) places: Vec<Place>,
     /// May be missing.
     pub(super) optional: bool,
-    /// What it has to be: any of these.
+    /// What it has to be: any of these. None: anything but nothing.
     pub(super) wanted: Vec<Template>,
     /// Whether the head alone is enough.
     pub(super) in_head: bool,

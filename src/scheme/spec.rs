@@ -39,6 +39,8 @@ pub struct SchemeSpec {
     pub renamed: BTreeMap<String, String>,
     /// Where public keys are fetched from; left out: the route's secrets are the keys.
     pub fetch: Option<FetchSpec>,
+    /// Requests that want an answer of a certain form. A provider's file has them for all of its schemes.
+    pub handshake: Vec<HandshakeSpec>,
 }
 
 /// Where the signature stands and how it is written. Exactly one of the places.
@@ -304,6 +306,18 @@ pub struct HandshakeSpec {
     pub hosts: Vec<String>,
     /// Where the secret is, for `secret-handshake`: a place, such as `header:X-Hook-Secret`.
     pub secret: Option<String>,
+    /// What a value has to look like to come back in the answer.
+    pub challenge: Option<ChallengeSpec>,
     /// What an operator should know.
     pub notes: Vec<String>,
+}
+
+/// What a value has to look like to come back in an answer, or to be signed for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub struct ChallengeSpec {
+    /// `hex`, `uuid`, `token` or `text`; left out: `token` for `hmac-challenge`, else `text`.
+    pub alphabet: Option<String>,
+    /// The least and the most characters.
+    pub length: Vec<usize>,
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use http::HeaderName;
 
-use super::{canonical::Canonical, json::Pointer};
+use super::{canonical::Canonical, json::Pointer, mac::HmacAlgorithm};
 
 /// A part of a request that has a name of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,8 +90,8 @@ pub(super) enum Filter {
     WithoutQuery,
     DefaultPort,
     Unescaped,
-    HmacSha1,
-    HmacSha256,
+    /// With the key of the request: for the answers of handshakes.
+    Hmac(HmacAlgorithm),
 }
 
 const FILTERS: [(&str, Filter); 18] = [
@@ -111,8 +111,8 @@ const FILTERS: [(&str, Filter); 18] = [
     ("without-query", Filter::WithoutQuery),
     ("default-port", Filter::DefaultPort),
     ("unescaped", Filter::Unescaped),
-    ("hmac-sha1", Filter::HmacSha1),
-    ("hmac-sha256", Filter::HmacSha256),
+    ("hmac-sha1", Filter::Hmac(HmacAlgorithm::Sha1)),
+    ("hmac-sha256", Filter::Hmac(HmacAlgorithm::Sha256)),
 ];
 
 /// A token with what is done to it.
@@ -356,6 +356,18 @@ impl Template {
             .filter_map(|part| match part {
                 Part::Token(token) => Some(token),
                 Part::Text(_) | Part::Section(..) => None,
+            })
+    }
+
+    /// The HMAC that it makes with the key, if it does.
+    pub(super) fn hmac(&self) -> Option<HmacAlgorithm> {
+        self.tokens()
+            .flat_map(|token| &token.filters)
+            .find_map(|filter| {
+                let Filter::Hmac(algorithm) = filter else {
+                    return None;
+                };
+                Some(*algorithm)
             })
     }
 

@@ -17,6 +17,7 @@ use crate::{
     config::{LogFormat, LogLevel},
     reject::Blame,
     route::Route,
+    scheme::HandshakeKind,
 };
 
 /// Refused requests that are written per second; strangers can make any number of them. All are counted.
@@ -27,6 +28,8 @@ const REFUSED_LINES_PER_SECOND: u32 = 100;
 pub enum Outcome {
     /// The upstream's answer went back.
     Forwarded,
+    /// It was a handshake, which the gateway answered.
+    Handshake,
     /// Its signature did not hold.
     NotVerified,
     /// Refused for another fault of the sender.
@@ -46,6 +49,7 @@ impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Forwarded => "forwarded",
+            Self::Handshake => "handshake",
             Self::NotVerified => "not_verified",
             Self::Rejected => "rejected",
             Self::Unavailable => "unavailable",
@@ -71,6 +75,8 @@ pub struct RequestEvent {
     pub route: Option<usize>,
     /// How it ended.
     pub outcome: Outcome,
+    /// What kind of handshake it was.
+    pub handshake: Option<HandshakeKind>,
     /// Stable word for why; empty if it was forwarded.
     pub reason: &'static str,
     /// The reason in full, for the operator.
@@ -106,6 +112,8 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     scheme: &'a str,
     verdict: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    handshake: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
     reason: &'static str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -200,6 +208,7 @@ impl RequestLog {
             route: route.map_or("", |(route, _)| &route.name),
             scheme: route.map_or("", |(route, _)| route.scheme.name()),
             verdict: event.outcome.as_str(),
+            handshake: event.handshake.map_or("", HandshakeKind::as_str),
             reason: event.reason,
             detail: &event.detail,
             key: event
@@ -256,6 +265,7 @@ impl Line<'_> {
         );
         for (name, value) in [
             ("route", self.route),
+            ("handshake", self.handshake),
             ("key", self.key),
             ("reason", self.reason),
         ] {

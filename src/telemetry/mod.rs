@@ -41,6 +41,13 @@ struct VerificationLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HandshakeLabels {
+    route: String,
+    kind: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabel {
     route: String,
 }
@@ -71,6 +78,7 @@ pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     verifications: Family<VerificationLabels, Counter>,
+    handshakes: Family<HandshakeLabels, Counter>,
     request_duration: Family<RouteLabel, Histogram>,
     upstream_duration: Family<RouteLabel, Histogram>,
     body: Family<RouteLabel, Histogram>,
@@ -113,6 +121,7 @@ impl Default for Metrics {
             registry: Registry::default(),
             requests: Family::default(),
             verifications: Family::default(),
+            handshakes: Family::default(),
             request_duration: Family::new_with_constructor(seconds),
             upstream_duration: Family::new_with_constructor(seconds),
             body: Family::new_with_constructor(bytes),
@@ -136,6 +145,8 @@ impl Default for Metrics {
         registry.register(name, help, metrics.requests.clone());
         let (name, help) = names::VERIFICATIONS;
         registry.register(name, help, metrics.verifications.clone());
+        let (name, help) = names::HANDSHAKES;
+        registry.register(name, help, metrics.handshakes.clone());
         let (name, help) = names::REQUEST_DURATION;
         registry.register_with_unit(name, help, Unit::Seconds, metrics.request_duration.clone());
         let (name, help) = names::UPSTREAM_DURATION;
@@ -250,6 +261,23 @@ impl Metrics {
                 outcome: event.outcome.as_str(),
             };
             self.requests.get_or_create(&labels).inc();
+        }
+        if let Some(kind) = event.handshake {
+            let labels = HandshakeLabels {
+                route: route.route.clone(),
+                kind: kind.as_str(),
+                result: match event.outcome {
+                    Outcome::Handshake => "answered",
+                    Outcome::Forwarded => "forwarded",
+                    Outcome::NotVerified
+                    | Outcome::Rejected
+                    | Outcome::Unavailable
+                    | Outcome::UpstreamError
+                    | Outcome::Aborted
+                    | Outcome::Cut => "refused",
+                },
+            };
+            self.handshakes.get_or_create(&labels).inc();
         }
         if event.verified {
             route.verified.inc();

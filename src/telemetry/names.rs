@@ -13,6 +13,10 @@ pub(super) const VERIFICATIONS: Name = (
     "countersign_verifications",
     "Signature checks by route, scheme, result and reason",
 );
+pub(super) const HANDSHAKES: Name = (
+    "countersign_handshakes",
+    "Handshakes of providers by route, kind and result",
+);
 pub(super) const REQUEST_DURATION: Name = (
     "countersign_request_duration",
     "From the request head to the last byte of the answer, by route",

@@ -10,6 +10,7 @@ mod conformance;
 mod drain;
 mod figures;
 mod forwards_bytes_unchanged;
+mod handshakes;
 mod hardening;
 mod harness;
 mod limits;

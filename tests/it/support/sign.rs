@@ -11,6 +11,11 @@ pub(crate) fn carevalidate(secret: &[u8], body: &[u8]) -> String {
     HEXLOWER.encode(&mac.finalize().into_bytes())
 }
 
+/// Hex HMAC-SHA256 of the pieces, one behind the other.
+pub(crate) fn hmac_sha256(secret: &[u8], pieces: &[&[u8]]) -> String {
+    carevalidate(secret, &pieces.concat())
+}
+
 /// SHA-256 in hex.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     HEXLOWER.encode(&Sha256::digest(bytes))
