@@ -24,7 +24,7 @@ pub(super) struct Args {
     /// File that holds the body, `-` for stdin
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// The public URL, for schemes that sign it
+    /// The public URL, for schemes that sign it; left out: the route's `public_url` and the target
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// Judge the signed time as if it were now, such as 2026-11-23T12:00:00Z
@@ -79,11 +79,20 @@ pub(super) fn run(args: &Args) -> Outcome {
         reason,
         detail,
     };
-    let head = RequestHead {
-        method: &method,
-        target: &target,
-        headers: &headers,
-        url: args.url.as_deref(),
+    let public_url = signer.public_url.as_ref().map(|public| public.of(&target));
+    let head = match (&args.url, &public_url) {
+        (None, Some((url, path))) => RequestHead {
+            method: &method,
+            target: &url[*path..],
+            headers: &headers,
+            url: Some(url),
+        },
+        (url, _) => RequestHead {
+            method: &method,
+            target: &target,
+            headers: &headers,
+            url: url.as_deref(),
+        },
     };
     let claim = signer.scheme.claim(&head, now);
     let answer = match claim {
