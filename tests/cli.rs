@@ -727,6 +727,42 @@ fn verify_reads_saved_requests() {
 }
 
 #[test]
+fn verify_knows_the_public_url_of_a_route() {
+    let desk = Desk::new();
+    desk.write("secret", "key");
+    desk.write(
+        "countersign.toml",
+        "[[route]]\nname = \"square\"\npath = \"/in/*\"\nscheme = \"square\"\npublic_url = \"https://hooks.example.org/a/*\"\n\
+         secrets = [{ id = \"test\", file = \"secret\" }]\nupstream = \"http://127.0.0.1:1\"\n",
+    );
+    // printf %s 'https://hooks.example.org/a/b{}' | openssl dgst -sha256 -hmac key -binary | base64
+    let tag = "8Mvm5u3KT0jNV06LzmaOvq83tE6L494KUOriu0vUE2U=";
+    let request = |target: &str| {
+        format!(
+            "POST {target} HTTP/1.1\r\nHost: 10.0.0.7\r\nX-Square-HmacSha256-Signature: {tag}\r\n\r\n{{}}"
+        )
+    };
+    let verify = |more: &[&str]| {
+        let args = [
+            "verify",
+            "--config",
+            "countersign.toml",
+            "--route",
+            "square",
+            "--request",
+            "request",
+        ];
+        desk.run(&[&args[..], more].concat())
+    };
+    desk.write("request", request("/in/b"));
+    verify(&[]).ends_with(0);
+    verify(&["--url", "https://hooks.example.org/in/b"]).ends_with(1);
+    desk.write("request", request("/in/c"));
+    verify(&[]).ends_with(1);
+    verify(&["--url", "https://hooks.example.org/a/b"]).ends_with(0);
+}
+
+#[test]
 fn verify_takes_headers_and_body_apart() {
     let desk = Desk::new();
     let signature = signature(&desk);

@@ -8,7 +8,7 @@ use std::{
 use super::{ConfigArgs, Failure, is_stdin, serve};
 use crate::{
     clock::UnixTime,
-    config::nearest,
+    config::{PublicUrl, RouteConfig, nearest},
     reject::Chain,
     scheme::{Scheme, catalogue},
     secret::{Secret, SecretSource},
@@ -49,6 +49,8 @@ pub(super) struct Signer {
     pub(super) scheme: Scheme,
     /// Key ids and secrets.
     pub(super) secrets: Vec<(String, Secret)>,
+    /// What the route's sender has in front of the path.
+    pub(super) public_url: Option<PublicUrl>,
 }
 
 impl Signer {
@@ -72,11 +74,18 @@ impl SignerArgs {
                     .into(),
             ));
         }
-        let (scheme, sources) = match &self.route {
-            Some(name) => self.configured(name, now)?,
+        let (scheme, sources, public_url) = match &self.route {
+            Some(name) => {
+                let route = self.configured(name)?;
+                let valid = route.secrets.into_iter();
+                let valid = valid.filter(|secret| secret.is_valid(now));
+                let sources = valid.map(|secret| (secret.id, secret.source));
+                (route.scheme, sources.collect(), route.public_url)
+            }
             None => (
                 self.catalogued()?,
                 vec![("default".to_owned(), self.source())],
+                None,
             ),
         };
         let mut secrets = Vec::new();
@@ -86,7 +95,11 @@ impl SignerArgs {
                 Err(error) => return Err(Failure::Usage(format!("{source} {}", Chain(&error)))),
             }
         }
-        Ok(Signer { scheme, secrets })
+        Ok(Signer {
+            scheme,
+            secrets,
+            public_url,
+        })
     }
 
     fn source(&self) -> SecretSource {
@@ -111,29 +124,17 @@ impl SignerArgs {
         })
     }
 
-    fn configured(
-        &self,
-        name: &str,
-        now: UnixTime,
-    ) -> Result<(Scheme, Vec<(String, SecretSource)>), Failure> {
+    fn configured(&self, name: &str) -> Result<RouteConfig, Failure> {
         let config = serve::load(&self.config, &Default::default())?.config;
         let known: Vec<_> = config
             .routes
             .iter()
             .map(|route| route.name.clone())
             .collect();
-        let Some(route) = config.routes.into_iter().find(|route| route.name == *name) else {
-            return Err(Failure::Usage(unknown("route", name, &known)));
-        };
-        Ok((
-            route.scheme,
-            route
-                .secrets
-                .into_iter()
-                .filter(|secret| secret.is_valid(now))
-                .map(|secret| (secret.id, secret.source))
-                .collect(),
-        ))
+        let mut routes = config.routes.into_iter();
+        routes
+            .find(|route| route.name == *name)
+            .ok_or_else(|| Failure::Usage(unknown("route", name, &known)))
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Args {
     /// File that holds the body, `-` for stdin
     #[arg(long, value_name = "FILE")]
     body: Option<PathBuf>,
-    /// The public URL, for schemes that sign it; left out: https, the Host header and the request's target
+    /// The public URL, for schemes that sign it; left out: the route's `public_url`, else https and the Host header, with the request's target
     #[arg(long, value_name = "URL", value_parser = url)]
     url: Option<Url>,
     /// Method, for schemes that sign it
@@ -80,10 +80,16 @@ pub(super) fn run(args: &Args) -> Outcome {
     } else {
         (empty, args.headers.iter().cloned().collect(), &bytes[..])
     };
-    let url = match (&args.url, headers.get(HOST).map(HeaderValue::to_str)) {
-        (Some(url), _) => Some(url.as_str().to_owned()),
-        (None, Some(Ok(host))) => Some(format!("https://{host}{target}")),
-        (None, _) => None,
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let public = match args.url {
+        Some(_) => None,
+        None => signer.public_url.as_ref().map(|public| public.of(&target)),
+    };
+    let (url, target) = match (&args.url, &public, host) {
+        (Some(url), _, _) => (Some(url.as_str().to_owned()), &*target),
+        // A proxy may have changed the path on the way.
+        (None, Some((url, path)), _) => (Some(url.clone()), &url[*path..]),
+        (None, None, host) => (host.map(|host| format!("https://{host}{target}")), &*target),
     };
     let refused = |reason, detail| Answer {
         verified: false,
@@ -93,7 +99,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     };
     let head = RequestHead {
         method: &method,
-        target: &target,
+        target,
         headers: &headers,
         url: url.as_deref(),
     };

@@ -480,7 +480,7 @@ fn the_catalogue_is_sound() {
     assert_eq!(
         std::fs::read_dir(folder).unwrap().count(),
         ids.len(),
-        "a file is not listed in catalogue.rs"
+        "a file is not built in"
     );
     for provider in catalogue::providers() {
         let spec = &provider.spec;

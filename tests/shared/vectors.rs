@@ -37,6 +37,9 @@ pub(crate) struct Vector {
     pub(crate) fetched: BTreeMap<String, String>,
     request: Recorded,
     pub(crate) event_id: Option<String>,
+    /// A scheme that no catalogue holds, and its text as a route has it.
+    #[serde(skip)]
+    own: Option<(SchemeSpec, String)>,
 }
 
 #[derive(Deserialize, Clone)]
@@ -100,6 +103,24 @@ pub(crate) fn traps() -> Vec<Vector> {
     traps
 }
 
+/// The requests of a sender that only an operator's file describes.
+pub(crate) fn operators(name: &str) -> Vec<Vector> {
+    #[derive(Deserialize)]
+    struct Described {
+        scheme: BTreeMap<String, SchemeSpec>,
+    }
+    let path = folder().join("operator").join(name);
+    let text = fs::read_to_string(path.with_extension("toml")).unwrap();
+    let described: Described = toml::from_str(&text).unwrap();
+    let mut vectors = read(&path.with_extension("json")).vectors;
+    for vector in &mut vectors {
+        let table = format!("[scheme.{}", vector.scheme);
+        let spec = described.scheme[&vector.scheme].clone();
+        vector.own = Some((spec, text.replace(&table, "[route.scheme")));
+    }
+    vectors
+}
+
 fn read(path: &Path) -> File {
     serde_json::from_slice(&fs::read(path).unwrap())
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
@@ -110,9 +131,20 @@ impl Vector {
         catalogue::provider(&self.provider).map(|known| known.spec)
     }
 
-    /// As a route names the scheme.
+    /// As a route names the scheme, or the mark where the route describes it.
     pub(crate) fn scheme_name(&self) -> String {
-        format!("{}:{}", self.provider, self.scheme)
+        match self.own {
+            None => format!("{}:{}", self.provider, self.scheme),
+            Some(_) => "custom".to_owned(),
+        }
+    }
+
+    /// The scheme in a route: its last lines, because it may be a table.
+    pub(crate) fn scheme_lines(&self) -> String {
+        match &self.own {
+            None => format!("scheme = \"{}\"\n", self.scheme_name()),
+            Some((_, text)) => text.clone(),
+        }
     }
 
     /// For people.
@@ -121,7 +153,10 @@ impl Vector {
     }
 
     pub(crate) fn spec(&self) -> Option<SchemeSpec> {
-        self.provider_spec()?.scheme.remove(&self.scheme)
+        match &self.own {
+            None => self.provider_spec()?.scheme.remove(&self.scheme),
+            Some((spec, _)) => Some(spec.clone()),
+        }
     }
 
     pub(crate) fn compiled(&self) -> Result<Scheme, String> {
@@ -292,13 +327,17 @@ impl Maker<'_> {
         let assign = list.assign.clone();
         let label = self.filled(list.tag.as_deref().unwrap_or_default());
         let end = assign.as_deref().unwrap_or_default();
-        let tags = match &self.spec.algorithm {
-            Algorithms::Named(words) if label.contains("{algorithm}") => words
+        let tags = if let Algorithms::Named(words) = &self.spec.algorithm
+            && label.contains("{algorithm}")
+        {
+            words
                 .keys()
                 .map(|word| label.replace("{algorithm}", word) + end)
-                .collect(),
-            _ if label.is_empty() => vec![String::new()],
-            _ => vec![label + end],
+                .collect()
+        } else if label.is_empty() {
+            vec![String::new()]
+        } else {
+            vec![label + end]
         };
         Some(List {
             separator: list.separator.clone().unwrap_or_default(),
@@ -455,12 +494,13 @@ impl Maker<'_> {
         else {
             return;
         };
-        let written: Vec<_> = match &self.spec.algorithm {
-            Algorithms::Named(words) => words
+        let written: Vec<_> = if let Algorithms::Named(words) = &self.spec.algorithm {
+            words
                 .keys()
                 .map(|word| prefix.replace("{algorithm}", word))
-                .collect(),
-            _ => vec![self.filled(prefix)],
+                .collect()
+        } else {
+            vec![self.filled(prefix)]
         };
         let other = |label: &str| {
             self.every(|value| {
