@@ -232,7 +232,6 @@ impl Checker<'_> {
 
     fn scheme(&mut self, table: &Key, raw: &RawRoute) -> Option<Scheme> {
         let key = table.at("scheme");
-        let names = catalogue::names();
         let written = self.required(&key, raw.scheme.as_ref(), "\"carevalidate\"")?;
         let none = BTreeMap::new();
         let params = raw.params.as_ref().unwrap_or(&none);
@@ -254,8 +253,8 @@ impl Checker<'_> {
                 Ok(scheme) => Ok(scheme),
                 Err(Some(faults)) => Err(faults),
                 Err(None) => {
-                    let names = names.iter().map(String::as_str);
-                    let help = match nearest(name, names.clone()) {
+                    let names = catalogue::names();
+                    let help = match nearest(name, names.iter().map(String::as_str)) {
                         Some(meant) => format!("did you mean `{meant}`?"),
                         None => "`countersign providers` lists them; or describe the scheme in `[route.scheme]`".to_owned(),
                     };
@@ -318,11 +317,23 @@ impl Checker<'_> {
                 "scheme `none` checks nothing: anyone can send to this route",
                 "use it only for senders that cannot sign; what passes carries no mark",
             );
+        } else if scheme.is_token() {
+            self.warning(
+                key,
+                format!(
+                    "scheme `{}` sends the secret itself, which covers neither the body nor a time",
+                    scheme.name()
+                ),
+                "whoever learns the token can send anything: prefer a scheme that signs, if the sender offers one",
+            );
         } else if !scheme.covers_body() {
             self.warning(
                 key,
-                format!("scheme `{}` does not cover the body", scheme.name()),
-                "whoever learns the token can send anything: prefer a scheme that signs, if the sender offers one",
+                format!(
+                    "scheme `{}` does not cover the body, or not all of it",
+                    scheme.name()
+                ),
+                "whoever saw a delivery can change the rest: `countersign providers` says what is signed; fetch what matters from the sender",
             );
         }
     }
