@@ -1233,6 +1233,61 @@ fn send_delivers_and_shows_the_answer() {
 }
 
 #[test]
+fn send_signs_urls_and_bodies_too() {
+    let desk = Desk::new();
+    let (upstream, inbox) = upstream();
+    desk.write("hex", "00112233445566778899aabbccddeeff");
+    let time = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let event = format!(
+        "{{\"signature\":{{\"timestamp\":\"{time}\",\"token\":\"t\",\"signature\":\"\"}}}}"
+    );
+    desk.write("event", event);
+    let route = |name: &str, secret: &str| {
+        format!(
+            "[[route]]\nname = \"{name}\"\npath = \"/{name}\"\nscheme = \"{name}\"\nupstream = \"http://{upstream}\"\n\
+             secrets = [{{ id = \"a\", file = \"{secret}\" }}]\n"
+        )
+    };
+    let routes = [
+        ("twilio", "secret", "body"),
+        ("mailgun", "secret", "event"),
+        ("authorize-net", "hex", "body"),
+        ("plivo", "secret", "body"),
+    ];
+    let text: String = routes.map(|(name, secret, _)| route(name, secret)).concat();
+    desk.write(
+        "c.toml",
+        format!("server = {{ listen = \"127.0.0.1:0\", admin = \"127.0.0.1:0\" }}\n{text}"),
+    );
+    let gateway = Gateway::start(&desk, &["serve", "-c", "c.toml"]);
+    for (name, secret, body) in routes {
+        let url = format!("http://{}/{name}", gateway.senders);
+        let send = |rest: &[&str]| {
+            let fixed = ["send", &url, "--scheme", name, "--secret-file", secret];
+            let body = ["--body", body];
+            desk.run(&[&fixed[..], &body, rest].concat())
+        };
+        send(&[]).ends_with(0);
+        inbox.recv_timeout(PATIENCE).unwrap();
+        for fault in ["unsigned", "other-secret"] {
+            let refused = send(&["--fault", fault]).ends_with(1);
+            assert!(refused.stdout.starts_with("401 "), "{name} {fault}");
+        }
+        let elsewhere = send(&["--public-url", "https://hooks.example.org/elsewhere"]);
+        let signs_url = ["twilio", "plivo"].contains(&name);
+        assert_eq!(
+            elsewhere.code,
+            Some(if signs_url { 1 } else { 0 }),
+            "{name}"
+        );
+        if !signs_url {
+            inbox.recv_timeout(PATIENCE).unwrap();
+        }
+        assert!(inbox.try_recv().is_err(), "{name}: too much arrived");
+    }
+}
+
+#[test]
 fn send_refuses_a_time_long_past() {
     let desk = Desk::new();
     let (upstream, inbox) = upstream();
