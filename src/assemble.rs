@@ -13,6 +13,8 @@ use crate::{
     receive::Pace,
     reject::Chain,
     route::{Route, RouteTable},
+    scheme::{KEY_BYTES_MIN, Scheme},
+    secret::{Doubt, Secret},
     snapshot::Snapshot,
     telemetry::{LogSink, Metrics, RequestLog, Telemetry},
     upstream::Upstream,
@@ -51,6 +53,7 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         );
         routes.push((route_config.host.clone(), route_config.path.clone(), route));
     }
+    shared_secrets(config, &mut findings);
     let limits = &config.limits;
     let snapshot = Snapshot {
         routes: RouteTable::new(routes),
@@ -81,6 +84,58 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         },
         findings,
     ))
+}
+
+/// What is odd about a secret that both sides share.
+fn doubts(scheme: &Scheme, secret: &Secret) -> Vec<String> {
+    if scheme.has_public_keys() {
+        return Vec::new();
+    }
+    let expected =
+        |doubt: &Doubt| *doubt == Doubt::ApiKey && (scheme.takes_api_key() || scheme.is_token());
+    let mut texts: Vec<_> = secret
+        .doubts()
+        .into_iter()
+        .filter(|doubt| !expected(doubt))
+        .map(|doubt| doubt.text().to_owned())
+        .collect();
+    if scheme.is_short(secret) {
+        texts.push(format!(
+            "the secret makes a key of fewer than {KEY_BYTES_MIN} bytes, which can be guessed from one delivery; use a longer one"
+        ));
+    }
+    texts
+}
+
+/// Names the routes that have a secret of an earlier route: whoever learns one of them can send to both.
+fn shared_secrets(config: &Config, findings: &mut Vec<Finding>) {
+    let mut seen: Vec<(&RouteConfig, Secret)> = Vec::new();
+    for route in config
+        .routes
+        .iter()
+        .filter(|route| !route.scheme.has_public_keys())
+    {
+        for secret in &route.secrets {
+            let Ok(loaded) = secret.source.read() else {
+                continue;
+            };
+            let earlier = seen.iter().find(|(other, known)| {
+                other.name != route.name && known.expose() == loaded.secret.expose()
+            });
+            if let Some((other, _)) = earlier {
+                findings.push(Finding {
+                    route: route.name.clone(),
+                    key: Some(secret.id.clone()),
+                    unusable: false,
+                    text: format!(
+                        "{}: route `{}` has the same secret; give each its own, so that a delivery for one does not pass on the other",
+                        secret.source, other.name
+                    ),
+                });
+            }
+            seen.push((route, loaded.secret));
+        }
+    }
 }
 
 /// Reads a route's secrets and makes keys of those that can be used.
@@ -114,6 +169,9 @@ fn keys(config: &RouteConfig, findings: &mut Vec<Finding>) -> Vec<crate::route::
                             secret.source
                         ),
                     );
+                }
+                for text in doubts(&config.scheme, &loaded.secret) {
+                    found(false, format!("{}: {text}", secret.source));
                 }
                 match config.scheme.key(&loaded.secret) {
                     Ok(key) => keys.push(crate::route::RouteKey::new(config, secret, key)),

@@ -36,6 +36,93 @@ impl Secret {
     }
 }
 
+/// Beginnings of keys that sign nothing: people paste them where a signing secret belongs.
+const API_KEYS: [&[u8]; 14] = [
+    b"sk_",
+    b"pk_",
+    b"rk_",
+    b"sk-",
+    b"xoxb-",
+    b"xoxp-",
+    b"xapp-",
+    b"ghp_",
+    b"gho_",
+    b"github_pat_",
+    b"glpat-",
+    b"SG.",
+    b"AKIA",
+    b"eyJ",
+];
+
+/// Secrets that stand in documentation, or that everybody thinks of first.
+const SAMPLES: [&[u8]; 9] = [
+    b"It's a Secret to Everybody",
+    b"8f742231b10e8888abcd99yyyzzz85a5",
+    b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    b"whsec_plJ3nmyCDGBKInavdOK15jsl",
+    b"whsec_test",
+    b"changeme",
+    b"secret",
+    b"password",
+    b"your-secret",
+];
+
+/// What makes a secret doubtful. Says nothing of its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// It begins like a key of an API.
+    ApiKey,
+    /// It begins with the name of an authentication scheme, which belongs to the header.
+    Scheme,
+    /// It stands in quotes.
+    Quotes,
+    /// It begins with a byte order mark.
+    ByteOrderMark,
+    /// It is one that everybody knows.
+    Sample,
+}
+
+impl Doubt {
+    /// What to do about it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::ApiKey => {
+                "the secret looks like an API key or token; the route wants the signing secret of the webhook"
+            }
+            Self::Scheme => {
+                "the secret begins with `Bearer` or `Basic`, which stands in the header alone"
+            }
+            Self::Quotes => "the secret stands in quotes, which are part of the key",
+            Self::ByteOrderMark => {
+                "the secret begins with a byte order mark, which is part of the key; save the file without"
+            }
+            Self::Sample => {
+                "the secret is one that stands in documentation: anyone can sign with it; make a new one"
+            }
+        }
+    }
+}
+
+impl Secret {
+    /// What is odd about it as a shared secret.
+    pub fn doubts(&self) -> Vec<Doubt> {
+        let bytes = self.expose();
+        let begins = |with: &[&[u8]]| with.iter().any(|begin| bytes.starts_with(begin));
+        let quoted = |quote| bytes.len() > 1 && bytes.starts_with(quote) && bytes.ends_with(quote);
+        let sample = SAMPLES.iter().any(|known| bytes.trim_ascii() == *known);
+        [
+            (begins(&API_KEYS), Doubt::ApiKey),
+            (begins(&[b"Bearer ", b"Basic "]), Doubt::Scheme),
+            (quoted(b"\"") || quoted(b"'"), Doubt::Quotes),
+            (begins(&[b"\xef\xbb\xbf"]), Doubt::ByteOrderMark),
+            (sample, Doubt::Sample),
+        ]
+        .into_iter()
+        .filter_map(|(holds, doubt)| holds.then_some(doubt))
+        .collect()
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
@@ -226,6 +313,23 @@ mod tests {
             SecretSource::Credential("../x".into()).read(),
             Err(SecretError::CredentialName)
         ));
+    }
+
+    #[test]
+    fn doubts_what_is_no_signing_secret() {
+        for (text, want) in [
+            (&b"sk_live_abcdefghijklmnop"[..], &[Doubt::ApiKey][..]),
+            (b"xoxb-1-abcdefghijklmnop", &[Doubt::ApiKey]),
+            (b"Bearer abcdefghijklmnop", &[Doubt::Scheme]),
+            (b"\"abcdefghijklmnop\"", &[Doubt::Quotes]),
+            (b"\xef\xbb\xbfabcdefghijklmnop", &[Doubt::ByteOrderMark]),
+            (b"It's a Secret to Everybody", &[Doubt::Sample]),
+            (b"whsec_abcdefghijklmnop", &[]),
+            (b"'", &[]),
+        ] {
+            let secret = Secret::new(text.to_vec()).unwrap();
+            assert_eq!(secret.doubts(), want, "{}", text.escape_ascii());
+        }
     }
 
     #[test]

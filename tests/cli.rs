@@ -814,12 +814,24 @@ fn check_tells_what_would_be_served() {
         run.stdout
     );
     assert!(
-        run.stdout.ends_with("\n0 errors, 0 warnings\n"),
+        run.stdout.ends_with("\n0 errors, 1 warning\n"),
         "{}",
         run.stdout
     );
-    assert_eq!(run.stderr, "");
+    let run = run.says(&[
+        "warning: route cases: scheme `carevalidate` signs no time: a captured delivery verifies",
+        "= help: the upstream has to recognise deliveries that it has seen",
+    ]);
+    assert_eq!(run.stderr.matches("warning").count(), 1, "{}", run.stderr);
 
+    desk.write(
+        "c.toml",
+        one_route("http://127.0.0.1:3000").replace("\"carevalidate\"", "\"stripe\""),
+    );
+    let run = desk
+        .run(&["check", "--strict", "-c", "c.toml"])
+        .ends_with(0);
+    assert_eq!(run.stderr, "");
     let json = desk
         .run(&["check", "--strict", "--json", "-c", "c.toml"])
         .ends_with(0)
@@ -827,7 +839,7 @@ fn check_tells_what_would_be_served() {
     assert_eq!(json["ok"], true);
     assert_eq!(json["routes"][0]["upstream"][0], "http://127.0.0.1:3000");
     assert_eq!(json["problems"], serde_json::json!([]));
-    assert!(json["notes"]["carevalidate"].is_array());
+    assert!(json["notes"]["stripe"].is_array());
 
     // Without a file.
     desk.run(&with_signer("check", &["--upstream", "http://127.0.0.1:9"]))
@@ -911,7 +923,8 @@ fn the_environment_can_name_the_configuration() {
 #[test]
 fn check_finds_secrets_that_cannot_be_used() {
     let desk = Desk::new();
-    desk.write("c.toml", one_route("http://127.0.0.1:9"));
+    let config = one_route("http://127.0.0.1:9").replace("\"carevalidate\"", "\"stripe\"");
+    desk.write("c.toml", config);
     let check = |content: Option<&str>| {
         let path = desk.0.path().join("secret");
         match content {
@@ -946,6 +959,106 @@ fn check_finds_secrets_that_cannot_be_used() {
     let (text, problem) = check(Some(&format!("{SECRET} ")));
     text.ends_with(0).says(&["warning:", "white space"]);
     assert_eq!(problem["severity"], "warning");
+}
+
+#[test]
+fn check_warns_of_weak_schemes_and_doubtful_secrets() {
+    let desk = Desk::new();
+    let warnings = |scheme: &str, rest: &str, secret: &str| {
+        desk.write("secret", secret);
+        let route = one_route("http://127.0.0.1:9").replace("\"carevalidate\"", scheme);
+        desk.write("c.toml", format!("{route}{rest}"));
+        let json = desk.run(&["check", "--json", "-c", "c.toml"]).ends_with(0);
+        let json = json.json();
+        let problems = json["problems"].as_array().unwrap().iter();
+        problems
+            .map(|problem| {
+                assert_eq!(problem["severity"], "warning");
+                problem["message"].as_str().unwrap().to_owned()
+            })
+            .collect::<Vec<_>>()
+    };
+    for (scheme, rest, secret, words) in [
+        ("\"stripe\"", "", "whsec_0123456789abcdef", &[][..]),
+        (
+            "\"adyen:basic\"",
+            "",
+            "user:0123456789abcdef",
+            &["sends the secret itself"],
+        ),
+        (
+            "\"adyen\"",
+            "",
+            "00112233445566778899aabbccddeeff",
+            &["does not cover the body, or not all", "signs no time"],
+        ),
+        (
+            "\"stripe\"",
+            "",
+            "sk_live_0123456789abcdef",
+            &["an API key"],
+        ),
+        ("\"stripe\"", "", "Bearer 0123456789abcdef", &["`Bearer`"]),
+        ("\"stripe\"", "", "\"0123456789abcdef\"", &["in quotes"]),
+        (
+            "\"stripe\"",
+            "",
+            "0123456789abcde",
+            &["fewer than 16 bytes"],
+        ),
+        (
+            "\"standard-webhooks\"",
+            "",
+            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+            &["stands in documentation"],
+        ),
+        (
+            "\"standard-webhooks\"",
+            "",
+            "whsec_MDEyMzQ1Njc4OWFiY2Rl",
+            &["fewer than 16 bytes"],
+        ),
+        // Here it is a key of the API, and nothing else would do.
+        (
+            "\"paystack\"",
+            "",
+            "sk_live_0123456789abcdef",
+            &["signs no time"],
+        ),
+        (
+            "\"stripe\"",
+            "[[route]]\nname = \"two\"\npath = \"/two\"\nscheme = \"stripe\"\n\
+             secrets = [{ id = \"b\", file = \"secret\" }]\nupstream = \"http://127.0.0.1:9\"\n",
+            "whsec_0123456789abcdef",
+            &["route `cases` has the same secret"],
+        ),
+    ] {
+        let found = warnings(scheme, rest, secret);
+        assert_eq!(found.len(), words.len(), "{scheme} {found:?}");
+        for (found, word) in found.iter().zip(words) {
+            assert!(found.contains(word), "no {word:?} in {found}");
+            assert!(!found.contains(secret), "{found}");
+        }
+    }
+
+    // What cannot be a key at all closes the route.
+    let route = one_route("http://127.0.0.1:9").replace("carevalidate", "standard-webhooks");
+    desk.write("c.toml", route);
+    for (secret, words) in [
+        (
+            "whsec_MDEyMzQ1Nj!4OWFiY2Rl",
+            "is not base64: character 17 cannot stand",
+        ),
+        (
+            "-----BEGIN PRIVATE KEY-----\nMC4CAQ\n-----END PRIVATE KEY-----",
+            "is a private key",
+        ),
+    ] {
+        desk.write("secret", secret);
+        desk.run(&["check", "-c", "c.toml"])
+            .ends_with(78)
+            .says(&[words]);
+    }
 }
 
 #[test]
@@ -1156,6 +1269,61 @@ fn send_delivers_and_shows_the_answer() {
 }
 
 #[test]
+fn send_signs_urls_and_bodies_too() {
+    let desk = Desk::new();
+    let (upstream, inbox) = upstream();
+    desk.write("hex", "00112233445566778899aabbccddeeff");
+    let time = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let event = format!(
+        "{{\"signature\":{{\"timestamp\":\"{time}\",\"token\":\"t\",\"signature\":\"\"}}}}"
+    );
+    desk.write("event", event);
+    let route = |name: &str, secret: &str| {
+        format!(
+            "[[route]]\nname = \"{name}\"\npath = \"/{name}\"\nscheme = \"{name}\"\nupstream = \"http://{upstream}\"\n\
+             secrets = [{{ id = \"a\", file = \"{secret}\" }}]\n"
+        )
+    };
+    let routes = [
+        ("twilio", "secret", "body"),
+        ("mailgun", "secret", "event"),
+        ("authorize-net", "hex", "body"),
+        ("plivo", "secret", "body"),
+    ];
+    let text: String = routes.map(|(name, secret, _)| route(name, secret)).concat();
+    desk.write(
+        "c.toml",
+        format!("server = {{ listen = \"127.0.0.1:0\", admin = \"127.0.0.1:0\" }}\n{text}"),
+    );
+    let gateway = Gateway::start(&desk, &["serve", "-c", "c.toml"]);
+    for (name, secret, body) in routes {
+        let url = format!("http://{}/{name}", gateway.senders);
+        let send = |rest: &[&str]| {
+            let fixed = ["send", &url, "--scheme", name, "--secret-file", secret];
+            let body = ["--body", body];
+            desk.run(&[&fixed[..], &body, rest].concat())
+        };
+        send(&[]).ends_with(0);
+        inbox.recv_timeout(PATIENCE).unwrap();
+        for fault in ["unsigned", "other-secret"] {
+            let refused = send(&["--fault", fault]).ends_with(1);
+            assert!(refused.stdout.starts_with("401 "), "{name} {fault}");
+        }
+        let elsewhere = send(&["--public-url", "https://hooks.example.org/elsewhere"]);
+        let signs_url = ["twilio", "plivo"].contains(&name);
+        assert_eq!(
+            elsewhere.code,
+            Some(if signs_url { 1 } else { 0 }),
+            "{name}"
+        );
+        if !signs_url {
+            inbox.recv_timeout(PATIENCE).unwrap();
+        }
+        assert!(inbox.try_recv().is_err(), "{name}: too much arrived");
+    }
+}
+
+#[test]
 fn send_refuses_a_time_long_past() {
     let desk = Desk::new();
     let (upstream, inbox) = upstream();
@@ -1295,7 +1463,8 @@ fn demo_can_be_tried_by_hand_and_cleans_up() {
 #[test]
 fn a_closed_stdout_is_no_reason_to_panic() {
     let desk = Desk::new();
-    desk.write("c.toml", one_route("http://127.0.0.1:9"));
+    let config = one_route("http://127.0.0.1:9").replace("\"carevalidate\"", "\"stripe\"");
+    desk.write("c.toml", config);
     let signature = signature(&desk);
     for args in [
         vec!["--help"],

@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     assemble::{self, Finding},
-    config::{Config, Loaded, Place, Problem, Severity},
+    config::{Config, Loaded, Place, Problem, RouteConfig, Severity},
     pipeline::Gateway,
     reject::Chain,
-    scheme::catalogue,
+    scheme::{Gap, catalogue},
     server::server_config,
     telemetry::LogSink,
 };
@@ -103,6 +103,7 @@ fn inspect(Loaded { config, warnings }: Loaded) -> Result<Report, Failure> {
                     ..error("limits.spool_dir", message)
                 });
             }
+            problems.extend(config.routes.iter().filter_map(repeatable));
             routes = describe(&config, &gateway);
         }
     }
@@ -125,6 +126,22 @@ fn error(path: &str, message: String) -> Problem {
         help: None,
         place: Place::Nowhere,
     }
+}
+
+/// Warns of a route to which a captured delivery can be sent again.
+fn repeatable(route: &RouteConfig) -> Option<Problem> {
+    route.scheme.gaps().contains(&Gap::Time).then(|| Problem {
+        severity: Severity::Warning,
+        help: Some("the upstream has to recognise deliveries that it has seen".into()),
+        ..error(
+            &format!("route.{}.scheme", route.name),
+            format!(
+                "route {}: scheme `{}` signs no time: a captured delivery verifies for as long as the secret lives",
+                route.name,
+                route.scheme.name()
+            ),
+        )
+    })
 }
 
 fn of_route(finding: Finding) -> Problem {

@@ -460,11 +460,23 @@ impl Checker<'_> {
                 "scheme `none` checks nothing: anyone can send to this route",
                 "use it only for senders that cannot sign; what passes carries no mark",
             );
+        } else if scheme.is_token() {
+            self.warning(
+                key,
+                format!(
+                    "scheme `{}` sends the secret itself, which covers neither the body nor a time",
+                    scheme.name()
+                ),
+                "whoever learns the token can send anything: prefer a scheme that signs, if the sender offers one",
+            );
         } else if !scheme.covers_body() {
             self.warning(
                 key,
-                format!("scheme `{}` does not cover the body", scheme.name()),
-                "whoever learns the token can send anything: prefer a scheme that signs, if the sender offers one",
+                format!(
+                    "scheme `{}` does not cover the body, or not all of it",
+                    scheme.name()
+                ),
+                "whoever saw a delivery can change the rest: `countersign providers` says what is signed; fetch what matters from the sender",
             );
         }
     }

@@ -706,6 +706,7 @@ impl Compiler<'_> {
             decode: decode?,
             around: around?,
             digest: digest?,
+            api_key: spec.api_key.unwrap_or(false),
         })
     }
 

@@ -80,6 +80,9 @@ pub enum KeyError {
     /// Not of the form that the scheme says.
     #[error("is not {0}")]
     Form(&'static str),
+    /// Not of the alphabet that the scheme says, or broken off: what it should be, and the place, from 1, where it is not.
+    #[error("is not {0}: character {1} cannot stand where it does, or what follows is missing")]
+    Alphabet(&'static str, usize),
     /// Nothing is left of it once it is decoded.
     #[error("holds nothing but its prefix")]
     Empty,

@@ -85,6 +85,9 @@ use crate::secret::Secret;
 /// The longest body that a check looks into as a whole, in bytes. Longer ones are refused by schemes that have to.
 pub const WHOLE_BODY_MAX: u64 = 8 * 1024 * 1024;
 
+/// Bytes that a shared secret should have at least: 128 bits, if they are random.
+pub const KEY_BYTES_MIN: usize = 16;
+
 /// A compiled scheme.
 #[derive(Debug, Clone)]
 pub struct Scheme {
@@ -360,6 +363,23 @@ impl Scheme {
         plan.key(secret.expose()).map(Key)
     }
 
+    /// Whether the sender uses a key of its API as the signing secret, so that the secret may look like one.
+    pub fn takes_api_key(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.secret.api_key)
+    }
+
+    /// Whether the key that a shared secret makes is one that can be guessed from a delivery: shorter than [`KEY_BYTES_MIN`].
+    pub fn is_short(&self, secret: &Secret) -> bool {
+        !self.has_public_keys()
+            && self.plan.as_ref().is_some_and(|plan| {
+                let text = plan.without_prefix(secret.expose());
+                text.len() < KEY_BYTES_MIN
+                    || plan
+                        .key_bytes(secret.expose())
+                        .is_ok_and(|key| key.len() < KEY_BYTES_MIN)
+            })
+    }
+
     /// Begins a check: hashes for each key, fed with what stands before the body.
     pub fn start<'k>(&self, claim: Claim, keys: impl IntoIterator<Item = &'k Key>) -> Check {
         let now = claim.now;
@@ -554,6 +574,11 @@ impl Plan {
 
     fn key_bytes(&self, pasted: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
         let text = self.without_prefix(pasted);
+        let wrong = |what| {
+            move |error: data_encoding::DecodeError| {
+                KeyError::Alphabet(what, pasted.len() - text.len() + error.position + 1)
+            }
+        };
         let decoded = Zeroizing::new(match self.secret.decode {
             Decode::Text | Decode::Document => text.to_vec(),
             Decode::Nfkd => std::str::from_utf8(text)
@@ -563,7 +588,7 @@ impl Plan {
                 .into_bytes(),
             Decode::Hex => data_encoding::HEXLOWER_PERMISSIVE
                 .decode(text)
-                .map_err(|_| KeyError::Form("hex digits"))?,
+                .map_err(wrong("hex"))?,
             Decode::Base64 => {
                 let bare = text
                     .strip_suffix(b"==")
@@ -575,7 +600,7 @@ impl Plan {
                 } else {
                     &data_encoding::BASE64_NOPAD
                 };
-                codec.decode(text).map_err(|_| KeyError::Form("base64"))?
+                codec.decode(text).map_err(wrong("base64"))?
             }
         });
         if decoded.is_empty() {

@@ -101,6 +101,8 @@ pub(super) struct SecretPlan {
     /// Text before and behind the secret.
     pub(super) around: (Vec<u8>, Vec<u8>),
     pub(super) digest: Option<DigestAlgorithm>,
+    /// It is a key of the sender's API.
+    pub(super) api_key: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

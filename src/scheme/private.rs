@@ -58,11 +58,10 @@ impl PrivateKey {
     }
 
     fn rsa(&self, encoding: &'static RsaSignatureEncoding, message: &[u8]) -> Option<Vec<u8>> {
-        let pair = match &self.0 {
-            PrivateKeyDer::Pkcs1(der) => RsaKeyPair::from_der(der.secret_pkcs1_der()),
-            other => RsaKeyPair::from_pkcs8(other.secret_der()),
-        };
-        let pair = pair.ok()?;
+        let der = self.0.secret_der();
+        let pair = RsaKeyPair::from_pkcs8(der)
+            .or_else(|_| RsaKeyPair::from_der(der))
+            .ok()?;
         let mut signature = vec![0; pair.public_modulus_len()];
         pair.sign(encoding, &SystemRandom::new(), message, &mut signature)
             .ok()?;

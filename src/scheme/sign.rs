@@ -269,7 +269,7 @@ impl Scheme {
 
 /// What signs: a secret that both sides share, or the provider's private key.
 enum SigningKey {
-    Shared(KeyMaterial),
+    Shared(Box<KeyMaterial>),
     Private(PrivateKey),
 }
 
@@ -280,7 +280,9 @@ impl SigningKey {
                 .map(Self::Private)
                 .map_err(SignError::Key);
         }
-        plan.key(secret).map(Self::Shared).map_err(SignError::Key)
+        plan.key(secret)
+            .map(|key| Self::Shared(Box::new(key)))
+            .map_err(SignError::Key)
     }
 
     /// The place of the first of the scheme's algorithms that it can sign with.

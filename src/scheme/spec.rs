@@ -139,6 +139,8 @@ pub struct SecretSpec {
     pub template: Option<String>,
     /// The key is this hash of it, raw: `sha1`, `sha256` or `sha512`.
     pub digest: Option<String>,
+    /// `true`: the sender uses a key of its API, so nobody is warned that it looks like one.
+    pub api_key: Option<bool>,
 }
 
 /// Where public keys are fetched from.
