@@ -64,7 +64,7 @@ pub use self::{
     claim::{Claim, ClaimError},
     compile::{SpecError, parse_duration},
     context::RequestHead,
-    fetch::{FetchedDocument, KeyRequest},
+    fetch::{FetchedDocument, FetchedKey, KeyRequest},
     keys::{KeyError, PublicAlgorithm},
     mac::{DigestAlgorithm, HmacAlgorithm, Tag},
     sign::{SignError, Signed},
