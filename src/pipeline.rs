@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use crate::{
     clock::{Clock, UnixTime},
-    forward,
+    fetch, forward,
     receive::{self, Head, Peer, Received},
     reject::{Blame, Rejection, SignatureFault},
     replay,
@@ -69,7 +69,7 @@ async fn handle(
         .check_method(&head.method)
         .map_err(|allow| Rejection::MethodNotAllowed { allow })?;
     let keys = route.usable_keys(received.at);
-    if keys.is_empty() && route.scheme.needs_secret() {
+    if keys.is_empty() && route.scheme.needs_secret() && route.fetching.is_none() {
         return Err(Rejection::NoUsableSecret);
     }
     let url = route.scheme.signs_url().then(|| head.own_url());
@@ -81,10 +81,14 @@ async fn handle(
             status: route.reject_status,
         })?;
 
-    let request = receive::collect(received, route, claim, keys, url, &s.bodies, s.pace).await?;
+    let mut request =
+        receive::collect(received, route, claim, keys, url, &s.bodies, s.pace).await?;
     event.body_received(&request);
 
+    // Keys that the operator did not pin. After every check that costs less: few forged requests come so far.
+    let origin = fetch::complete(&mut request, s.fetcher.as_ref()).await?;
     let verified = verify::verify(request)?;
+    origin.proved();
     event.verified(&verified);
 
     let admitted = replay::admit(verified);
@@ -359,7 +363,7 @@ impl RequestEvent {
     fn verified(&mut self, request: &verify::Verified<'_>) {
         self.verified = true;
         if let Standing::Proven(proof) = request.standing() {
-            self.key = Some(proof.key());
+            self.key = Some(proof.key().clone());
             self.signed_at = proof.signed_at();
         }
     }
@@ -372,7 +376,7 @@ impl RequestEvent {
         self.outcome = match (rejection, rejection.blame()) {
             (Rejection::NotVerified { .. }, _) => Outcome::NotVerified,
             (_, Blame::Sender) => Outcome::Rejected,
-            (_, Blame::Operator | Blame::Gateway) => Outcome::Unavailable,
+            (_, Blame::Operator | Blame::Provider | Blame::Gateway) => Outcome::Unavailable,
             (_, Blame::Upstream) => Outcome::UpstreamError,
         };
     }

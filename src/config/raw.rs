@@ -39,6 +39,13 @@ http2_streams = 100
 [log]
 format = "json"
 level = "info"
+
+[fetch]
+timeout = "5s"
+fresh_min = "1m"
+fresh_max = "1d"
+stale = "1h"
+cool_down = "30s"
 "#;
 
 /// The same for each route.
@@ -88,6 +95,7 @@ pub(super) struct RawConfig {
     pub(super) server: RawServer,
     pub(super) limits: RawLimits,
     pub(super) log: RawLog,
+    pub(super) fetch: RawFetch,
     pub(super) route: Vec<RawRoute>,
 }
 
@@ -144,6 +152,18 @@ pub(super) struct RawLog {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawFetch {
+    pub(super) timeout: Option<DurationText>,
+    pub(super) ca: Option<String>,
+    pub(super) resolve: Option<BTreeMap<String, String>>,
+    pub(super) fresh_min: Option<DurationText>,
+    pub(super) fresh_max: Option<DurationText>,
+    pub(super) stale: Option<DurationText>,
+    pub(super) cool_down: Option<DurationText>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawRoute {
     pub(super) name: Option<String>,
     pub(super) host: Option<String>,
@@ -152,6 +172,7 @@ pub(super) struct RawRoute {
     pub(super) scheme: Option<RawScheme>,
     pub(super) params: Option<BTreeMap<String, String>>,
     pub(super) secrets: Option<Vec<RawSecret>>,
+    pub(super) fetch_secret: Option<RawFetchSecret>,
     pub(super) upstream: Option<OneOrMany>,
     pub(super) upstream_http: Option<String>,
     pub(super) upstream_ca: Option<String>,
@@ -178,6 +199,15 @@ pub(super) struct RawSecret {
     pub(super) credential: Option<String>,
     pub(super) not_before: Option<String>,
     pub(super) not_after: Option<String>,
+}
+
+/// The secret that a key server wants to see.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawFetchSecret {
+    pub(super) file: Option<String>,
+    pub(super) env: Option<String>,
+    pub(super) credential: Option<String>,
 }
 
 /// A name from the catalogue, or a scheme written out.
@@ -317,6 +347,7 @@ pub fn known_keys() -> Vec<String> {
     add("log.", fields::<RawLog>());
     add("route.", fields::<RawRoute>());
     add("route.secrets.", fields::<RawSecret>());
+    add("route.fetch_secret.", fields::<RawFetchSecret>());
     add("route.scheme.", fields::<SchemeSpec>());
     add("route.scheme.signature.", fields::<SignatureSpec>());
     add("route.scheme.signature.list.", fields::<ListSpec>());
@@ -324,6 +355,7 @@ pub fn known_keys() -> Vec<String> {
     add("route.scheme.id.", fields::<IdSpec>());
     add("route.scheme.secret.", fields::<SecretSpec>());
     add("route.scheme.fetch.", fields::<FetchSpec>());
+    add("fetch.", fields::<RawFetch>());
     keys
 }
 

@@ -5,6 +5,7 @@ use rustls::pki_types::{
     CertificateDer, ServerName, TrustAnchor, UnixTime as PkiTime, pem::PemObject as _,
 };
 use std::{sync::Arc, time::Duration};
+use zeroize::Zeroize as _;
 
 use super::{
     Key, KeyError, KeyMaterial, Request, Scheme,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{clock::UnixTime, secret::Secret};
 
-/// The document that holds a request's key. No `Debug`: body and headers may hold a secret.
+/// The document that holds a request's key. No `Debug`, and wiped when dropped: body and headers may hold a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyRequest {
     /// An `https` address; its host is fixed by the scheme, or one of those that the scheme allows.
@@ -31,6 +32,15 @@ pub struct KeyRequest {
     pub named: bool,
     /// The id of the key within the document, where the request has a token that names one.
     pub key_id: Option<String>,
+}
+
+impl Drop for KeyRequest {
+    fn drop(&mut self) {
+        self.post.zeroize();
+        for (_, value) in &mut self.headers {
+            value.zeroize();
+        }
+    }
 }
 
 /// What came back, and what to judge it by.
