@@ -110,6 +110,9 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
     let mut checks = format!("{} accepting\n", if stopping { "[-]" } else { "[+]" });
     for route in gateway.snapshot.routes.iter() {
         let line = match (route.scheme.needs_secret(), route.keys.len()) {
+            (true, 0) if route.fetching.is_some() => {
+                format!("[+] route {}: keys are fetched\n", route.name)
+            }
             (false, _) => format!("[!] route {}: unsigned by configuration\n", route.name),
             (true, 0) => format!(
                 "[-] route {}: no usable secret, answers 503; see `countersign check`\n",

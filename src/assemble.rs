@@ -8,13 +8,14 @@ use crate::{
     body::{BodyStore, BodyStoreConfig},
     clock::SystemClock,
     config::{Config, RouteConfig},
+    fetch::Fetcher,
     forward::Identity,
     pipeline::{Gateway, RequestIds},
     receive::Pace,
     reject::Chain,
-    route::{Route, RouteTable},
+    route::{Fetching, Route, RouteKey, RouteTable},
     scheme::{KEY_BYTES_MIN, Scheme},
-    secret::{Doubt, Secret},
+    secret::{Doubt, Secret, SecretSource},
     snapshot::Snapshot,
     telemetry::{LogSink, Metrics, RequestLog, Telemetry},
     upstream::Upstream,
@@ -45,7 +46,8 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
     let metrics = Metrics::default();
     let (mut routes, mut upstreams, mut counters) = (Vec::new(), Vec::new(), Vec::new());
     for (index, route_config) in config.routes.iter().enumerate() {
-        let route = Route::new(index, route_config, keys(route_config, &mut findings));
+        let mut route = Route::new(index, route_config, keys(route_config, &mut findings));
+        route.fetching = fetching(route_config, &mut findings);
         counters.push(metrics.route(&route));
         upstreams.push(
             Upstream::new(&route_config.upstream)
@@ -54,10 +56,16 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         routes.push((route_config.host.clone(), route_config.path.clone(), route));
     }
     shared_secrets(config, &mut findings);
+    let routes = RouteTable::new(routes);
+    let fetcher = match routes.iter().any(|route| route.fetching.is_some()) {
+        true => Some(Fetcher::new(&config.fetch, metrics.key_fetches())?),
+        false => None,
+    };
     let limits = &config.limits;
     let snapshot = Snapshot {
-        routes: RouteTable::new(routes),
+        routes,
         upstreams,
+        fetcher,
         counters,
         bodies: BodyStore::new(BodyStoreConfig {
             memory: limits.body_memory,
@@ -139,7 +147,7 @@ fn shared_secrets(config: &Config, findings: &mut Vec<Finding>) {
 }
 
 /// Reads a route's secrets and makes keys of those that can be used.
-fn keys(config: &RouteConfig, findings: &mut Vec<Finding>) -> Vec<crate::route::RouteKey> {
+fn keys(config: &RouteConfig, findings: &mut Vec<Finding>) -> Vec<RouteKey> {
     let mut keys = Vec::new();
     for secret in &config.secrets {
         let mut found = |unusable, text| {
@@ -150,36 +158,63 @@ fn keys(config: &RouteConfig, findings: &mut Vec<Finding>) -> Vec<crate::route::
                 text,
             });
         };
-        match secret.source.read() {
-            Ok(loaded) => {
-                if loaded.line_end_stripped {
-                    found(
-                        false,
-                        format!(
-                            "{}: the line end after the secret was left out; write the file without one",
-                            secret.source
-                        ),
-                    );
-                }
-                if loaded.outer_white_space {
-                    found(
-                        false,
-                        format!(
-                            "{}: the secret begins or ends with white space, which is part of the key",
-                            secret.source
-                        ),
-                    );
-                }
-                for text in doubts(&config.scheme, &loaded.secret) {
-                    found(false, format!("{}: {text}", secret.source));
-                }
-                match config.scheme.key(&loaded.secret) {
-                    Ok(key) => keys.push(crate::route::RouteKey::new(config, secret, key)),
-                    Err(error) => found(true, format!("{} {error}", secret.source)),
-                }
+        if let Some(read) = read(&secret.source, &mut found) {
+            for text in doubts(&config.scheme, &read) {
+                found(false, format!("{}: {text}", secret.source));
             }
-            Err(error) => found(true, format!("{} {}", secret.source, Chain(&error))),
+            match config.scheme.key(&read) {
+                Ok(key) => keys.push(RouteKey::new(config, secret, key)),
+                Err(error) => found(true, format!("{} {error}", secret.source)),
+            }
         }
     }
     keys
+}
+
+/// What fetching a route's keys takes, if none is pinned.
+fn fetching(config: &RouteConfig, findings: &mut Vec<Finding>) -> Option<Fetching> {
+    if !config.secrets.is_empty() || !config.scheme.fetches_keys() {
+        return None;
+    }
+    let mut found = |unusable, text| {
+        findings.push(Finding {
+            route: config.name.clone(),
+            key: None,
+            unusable,
+            text,
+        });
+    };
+    let secret = match &config.fetch_secret {
+        None => None,
+        Some(source) => Some(read(source, &mut found)?),
+    };
+    Some(Fetching { secret })
+}
+
+/// Reads a secret, and tells what its operator should see.
+fn read(source: &SecretSource, found: &mut impl FnMut(bool, String)) -> Option<Secret> {
+    let loaded = match source.read() {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            found(true, format!("{source} {}", Chain(&error)));
+            return None;
+        }
+    };
+    if loaded.line_end_stripped {
+        found(
+            false,
+            format!(
+                "{source}: the line end after the secret was left out; write the file without one"
+            ),
+        );
+    }
+    if loaded.outer_white_space {
+        found(
+            false,
+            format!(
+                "{source}: the secret begins or ends with white space, which is part of the key"
+            ),
+        );
+    }
+    Some(loaded.secret)
 }

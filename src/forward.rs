@@ -111,8 +111,11 @@ fn outbound<'s>(
 ) -> (Request<BodyStream>, &'s Upstream, Lease) {
     let (verified, lease) = admitted.into_parts();
     let route = verified.route();
-    let standing = verified.standing();
-    let (id, at) = (verified.id(), verified.at());
+    let mark = match verified.standing() {
+        Standing::Proven(proof) => Some(route.mark(proof.key(), verified.at())),
+        Standing::NotRequired | Standing::Handshake => None,
+    };
+    let id = verified.id();
     let (mut head, body) = verified.into_message();
     let mut headers = outbound_headers(std::mem::take(&mut head.headers), &head, route, identity);
     headers.insert(
@@ -124,10 +127,7 @@ fn outbound<'s>(
                 .to_vec(),
         ),
     );
-    if let Standing::Proven(proof) = standing {
-        let prefix = &route.keys[proof.key()].mark_prefix;
-        let secs = HeaderValue::from(at.secs());
-        let mark = [prefix.as_bytes(), secs.as_bytes()].concat();
+    if let Some(mark) = mark {
         headers.insert(identity.mark.clone(), value(mark));
     }
     if body.is_empty() && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {

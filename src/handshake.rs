@@ -12,7 +12,7 @@ use crate::{
     clock::UnixTime,
     receive::{self, Pace, Received},
     reject::Rejection,
-    route::Route,
+    route::{KeyRef, Route},
     scheme::{
         Claim, HANDSHAKE_BODY_MAX, Handshake, HandshakeAnswer, HandshakeFault, HandshakeKind,
         HandshakeMode, HandshakeReply,
@@ -53,7 +53,7 @@ pub async fn of_head(
     }
     *kind = Some(handshake.kind());
     handshake.check().map_err(rejection)?;
-    if keys.is_empty() {
+    if keys.is_empty() && route.fetching.is_none() {
         return Err(Rejection::NoUsableSecret);
     }
     Ok(Some(Unsigned::Forward(Claim::of_nothing(received.at))))
@@ -98,8 +98,12 @@ pub async fn of_verified(
     kind: &mut Option<HandshakeKind>,
 ) -> Result<Option<HandshakeAnswer>, Rejection> {
     let route = verified.route();
-    let Standing::Proven(proof) = verified.standing() else {
-        return Ok(None);
+    let key = match verified.standing() {
+        Standing::Proven(proof) => match proof.key() {
+            KeyRef::Pinned(place) => Some(*place),
+            KeyRef::Fetched(_) => None,
+        },
+        Standing::NotRequired | Standing::Handshake => return Ok(None),
     };
     if route.scheme.handshake_mode() == HandshakeMode::Forward
         || verified.body_bytes() > HANDSHAKE_BODY_MAX
@@ -115,7 +119,6 @@ pub async fn of_verified(
         return Ok(None);
     };
     *kind = Some(handshake.kind());
-    let key = Some(proof.key());
     answer(route, &handshake, key, verified.at())
         .await
         .map(Some)

@@ -15,6 +15,7 @@ pub mod body;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod fetch;
 pub mod forward;
 pub mod handshake;
 pub mod listen;

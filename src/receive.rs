@@ -18,8 +18,8 @@ use crate::{
     body::{BodyStore, RawBody, WholeBody},
     clock::UnixTime,
     reject::Rejection,
-    route::Route,
-    scheme::{Check, Claim, RequestHead, WHOLE_BODY_MAX},
+    route::{KeyRef, Route},
+    scheme::{self, Check, Claim, ClaimError, Key, RequestHead, Verdict, WHOLE_BODY_MAX},
 };
 
 /// Who sent the request, as far as the connection tells. One for all requests of a connection.
@@ -238,8 +238,8 @@ pub(crate) struct Parts<'s> {
     pub(crate) at: UnixTime,
     pub(crate) body: RawBody,
     pub(crate) check: Check,
-    /// Places in the route's keys, in the order in which the check has them.
-    pub(crate) keys: Vec<usize>,
+    /// The keys that the check has, in its order.
+    pub(crate) keys: Vec<KeyRef>,
     /// The time that the sender says it signed at.
     pub(crate) signed_at: Option<UnixTime>,
     /// The public URL, where the scheme signs it.
@@ -257,6 +257,40 @@ impl<'s> Unverified<'s> {
     /// Whether part of the body is on disk.
     pub fn is_spilled(&self) -> bool {
         self.parts.body.is_spilled()
+    }
+
+    /// The route it came in by.
+    pub fn route(&self) -> &'s Route {
+        self.parts.route
+    }
+
+    /// When its head had come.
+    pub fn at(&self) -> UnixTime {
+        self.parts.at
+    }
+
+    /// Head and body as schemes see them, where the check has to look into the body.
+    pub fn whole(&self) -> Option<scheme::Request<'_>> {
+        Some(scheme::Request {
+            head: self.parts.head.view(self.parts.url.as_ref()),
+            body: self.parts.whole.as_ref()?.as_ref(),
+        })
+    }
+
+    /// What the check says so far, where it has to look into the body. It proves nothing: [`crate::verify`] asks again.
+    ///
+    /// # Errors
+    /// What is wrong with the claim.
+    pub fn judge(&self) -> Result<Verdict, ClaimError> {
+        self.whole().map_or(Ok(Verdict::Mismatch), |whole| {
+            self.parts.check.judge(&whole)
+        })
+    }
+
+    /// Has it checked with keys that were fetched, each with its name.
+    pub fn set_fetched_keys(&mut self, names: Vec<Arc<str>>, keys: &[Key]) {
+        self.parts.check.set_keys(keys);
+        self.parts.keys = names.into_iter().map(KeyRef::Fetched).collect();
     }
 
     /// Takes it apart for the verdict.
@@ -329,7 +363,7 @@ pub async fn collect<'s>(
             at,
             body,
             check,
-            keys,
+            keys: keys.into_iter().map(KeyRef::Pinned).collect(),
             signed_at,
             url,
             whole,

@@ -50,6 +50,8 @@ pub enum Rejection {
         /// The route's status for it.
         status: StatusCode,
     },
+    /// The sender's key cannot be had at present.
+    KeyUnavailable(Box<dyn Error + Send + Sync>),
     /// The body is larger than the route takes.
     BodyTooLarge {
         /// The limit in bytes.
@@ -77,6 +79,8 @@ pub enum Rejection {
 pub enum SignatureFault {
     /// The head showed it.
     Claim(ClaimError),
+    /// The provider knows no such key as the request names.
+    KeyUnknown(Box<dyn Error + Send + Sync>),
     /// No secret made this signature over these bytes.
     Mismatch,
 }
@@ -165,6 +169,11 @@ impl Rejection {
                 "not_verified",
                 "The signature could not be verified",
             ),
+            Self::KeyUnavailable(_) => later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "try_later",
+                "The sender's key cannot be had at present",
+            ),
             Self::BodyTooLarge { .. } => answer(
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
@@ -219,6 +228,11 @@ impl Rejection {
                 fault: SignatureFault::Mismatch,
                 ..
             } => "signature_mismatch",
+            Self::NotVerified {
+                fault: SignatureFault::KeyUnknown(_),
+                ..
+            } => "key_unknown",
+            Self::KeyUnavailable(_) => "key_unavailable",
             Self::NoUsableSecret => "no_usable_secret",
             Self::PairingClosed => "pairing_closed",
             Self::PairingFailed(_) => "pairing_failed",
@@ -248,6 +262,7 @@ impl Rejection {
         match self {
             Self::NoUsableSecret | Self::PairingFailed(_) => Blame::Operator,
             Self::Store(_) => Blame::Gateway,
+            Self::KeyUnavailable(_) => Blame::Provider,
             Self::UpstreamUnreachable(_) | Self::UpstreamBroken(_) | Self::UpstreamTimeout => {
                 Blame::Upstream
             }
@@ -308,6 +323,8 @@ pub enum Blame {
     Sender,
     /// Who configured the gateway.
     Operator,
+    /// Who publishes the sender's keys, or the way there.
+    Provider,
     /// The application behind the gateway.
     Upstream,
     /// The gateway, or its machine.
@@ -331,7 +348,10 @@ impl fmt::Display for Rejection {
             Self::PairingFailed(error) => write!(f, "the secret that a handshake brought cannot be written: {}", Chain(error)),
             Self::NoUsableSecret => f.write_str("none of the route's secrets could be loaded, or none is valid at this time; see `countersign check`"),
             Self::NotVerified { fault: SignatureFault::Claim(error), .. } => error.fmt(f),
-            Self::NotVerified { fault: SignatureFault::Mismatch, .. } => f.write_str("none of the route's secrets made this signature over these bytes"),
+            Self::NotVerified { fault: SignatureFault::Mismatch, .. } => f.write_str("none of the route's keys made this signature over these bytes"),
+            Self::NotVerified { fault: SignatureFault::KeyUnknown(error), .. } | Self::KeyUnavailable(error) => {
+                write!(f, "{}", Chain(&**error))
+            }
             Self::BodyTooLarge { limit } => write!(f, "the body is larger than {limit} bytes"),
             Self::BodyTooSlow { received } => {
                 write!(f, "the body came slower than limits.body_min_rate and limits.body_timeout allow; {received} bytes had come")

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicI64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
@@ -11,6 +14,7 @@ use crate::{
     clock::UnixTime,
     config::{PairingConfig, PathPattern, PublicUrl, RouteConfig, SecretConfig},
     scheme::{HandshakeMode, Key, RequestHead, Scheme},
+    secret::Secret,
 };
 
 /// One route, ready to serve.
@@ -23,6 +27,8 @@ pub struct Route {
     pub scheme: Scheme,
     /// Its usable secrets, made into keys. Empty while none could be loaded.
     pub keys: Vec<RouteKey>,
+    /// How its keys are fetched; `None`: they are not, or what that takes could not be loaded.
+    pub fetching: Option<Fetching>,
     /// Largest body in bytes.
     pub body_bytes_max: u64,
     /// Status for every signature failure.
@@ -35,6 +41,21 @@ pub struct Route {
     pub challenges: ChallengeRate,
     methods: Vec<Method>,
     allow: HeaderValue,
+}
+
+/// What fetching a route's keys takes.
+pub struct Fetching {
+    /// What the key server wants to see.
+    pub secret: Option<Secret>,
+}
+
+/// Which key a signature was made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyRef {
+    /// The one at this place of [`Route::keys`].
+    Pinned(usize),
+    /// One that was fetched, by its name: the id in its document, or the document's address. Printable ASCII without `"` and `\`.
+    Fetched(Arc<str>),
 }
 
 /// A secret of a route, made into a key.
@@ -62,6 +83,7 @@ impl Route {
             index,
             name: config.name.clone(),
             keys,
+            fetching: None,
             body_bytes_max: config.body_bytes_max,
             reject_status: config.reject_status,
             public_url: config.public_url.clone(),
@@ -101,6 +123,33 @@ impl Route {
                 .is_some_and(|handshake| handshake.check().is_ok())
     }
 
+    /// Whether there can be no key to verify with, so that the route is out of service.
+    pub fn is_closed(&self) -> bool {
+        self.scheme.needs_secret() && self.keys.is_empty() && self.fetching.is_none()
+    }
+
+    /// What a key is called.
+    pub fn key_id<'k>(&'k self, key: &'k KeyRef) -> &'k str {
+        match key {
+            KeyRef::Pinned(place) => self.keys.get(*place).map_or("", |key| &key.id),
+            KeyRef::Fetched(name) => name,
+        }
+    }
+
+    /// The mark's value, for a request that came at that time.
+    pub fn mark(&self, key: &KeyRef, at: UnixTime) -> Vec<u8> {
+        let secs = HeaderValue::from(at.secs());
+        let fetched;
+        let prefix = match key {
+            KeyRef::Pinned(place) => &self.keys[*place].mark_prefix,
+            KeyRef::Fetched(name) => {
+                fetched = mark_prefix(self.scheme.name(), &self.name, name);
+                &fetched
+            }
+        };
+        [prefix.as_bytes(), secs.as_bytes()].concat()
+    }
+
     /// Places in [`Self::keys`] of those valid at `now`.
     pub fn usable_keys(&self, now: UnixTime) -> Vec<usize> {
         let usable = |key: &RouteKey| {
@@ -117,12 +166,7 @@ impl RouteKey {
     /// Puts a configured secret's description and the key made of it together.
     pub fn new(route: &RouteConfig, secret: &SecretConfig, key: Key) -> Self {
         Self {
-            mark_prefix: format!(
-                "{};route=\"{}\";key=\"{}\";t=",
-                route.scheme.name(),
-                route.name,
-                secret.id
-            ),
+            mark_prefix: mark_prefix(route.scheme.name(), &route.name, &secret.id),
             id: secret.id.clone(),
             key,
             not_before: secret.not_before,
@@ -159,6 +203,10 @@ impl ChallengeRate {
             })
             .is_ok()
     }
+}
+
+fn mark_prefix(scheme: &str, route: &str, key: &str) -> String {
+    format!("{scheme};route=\"{route}\";key=\"{key}\";t=")
 }
 
 /// A header's name as CGI, WSGI, Rack and PHP see it: lower case, and `_` for all but letters and digits.

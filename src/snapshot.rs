@@ -1,8 +1,8 @@
 //! Everything that serves requests, as one value that never changes.
 
 use crate::{
-    body::BodyStore, forward::Identity, receive::Pace, route::RouteTable, telemetry::RouteCounters,
-    upstream::Upstream,
+    body::BodyStore, fetch::Fetcher, forward::Identity, receive::Pace, route::RouteTable,
+    telemetry::RouteCounters, upstream::Upstream,
 };
 
 /// One state of the gateway.
@@ -13,6 +13,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Upstream>,
     /// What is counted, by the same index.
     pub counters: Vec<RouteCounters>,
+    /// Gets the keys that are not pinned; `None`: no route needs it.
+    pub fetcher: Option<Fetcher>,
     /// Where bodies are held.
     pub bodies: BodyStore,
     /// How fast they must come.

@@ -9,7 +9,7 @@ use crate::{
     clock::UnixTime,
     receive::{Head, Parts, Unverified},
     reject::{Rejection, SignatureFault},
-    route::Route,
+    route::{KeyRef, Route},
     scheme::{Request, RequestHead, Verdict},
 };
 
@@ -26,9 +26,9 @@ pub struct Verified<'s> {
 }
 
 /// On what grounds a request may pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// One of the route's secrets made the signature.
+    /// One of the route's keys made the signature.
     Proven(Proof),
     /// The route's scheme is `none`: forwarded without the mark.
     NotRequired,
@@ -37,18 +37,18 @@ pub enum Standing {
 }
 
 /// What is known of a signature that holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
-    /// Place of the key in the route's keys.
-    key: usize,
+    /// The key that did.
+    key: KeyRef,
     /// The signed time, if the scheme signs one.
     signed_at: Option<UnixTime>,
 }
 
 impl Proof {
-    /// Place of the key in the route's keys.
-    pub fn key(&self) -> usize {
-        self.key
+    /// The key that did.
+    pub fn key(&self) -> &KeyRef {
+        &self.key
     }
 
     /// The signed time, if the scheme signs one.
@@ -96,7 +96,7 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
     };
     let standing = match verdict {
         Verdict::Match(place) => Standing::Proven(Proof {
-            key: *keys.get(place).ok_or_else(mismatch)?,
+            key: keys.get(place).cloned().ok_or_else(mismatch)?,
             signed_at,
         }),
         Verdict::Unsigned if !route.scheme.needs_secret() => Standing::NotRequired,
@@ -134,8 +134,8 @@ impl<'s> Verified<'s> {
     }
 
     /// On what grounds it may pass.
-    pub fn standing(&self) -> Standing {
-        self.standing
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// What a scheme may see of its head.

@@ -257,11 +257,12 @@ fn imports_are_found_in_every_form() {
     assert_eq!(imports(source), want);
 }
 
-/// `Upstream::send` takes a body's stream. Whoever makes one can send past the forwarder, so nobody else may.
+/// `Upstream::send` takes a body's stream. Whoever makes one can send past the forwarder, so nobody else may. `Upstream::exchange`
+/// makes one too, of requests of our own; what may call that is told here as well.
 #[test]
-fn only_the_forwarder_and_the_sending_commands_make_streams_of_bodies() {
+fn only_the_forwarder_makes_streams_of_bodies() {
     let src = Path::new(ROOT).join("src");
-    let mut found = BTreeSet::new();
+    let (mut found, mut exchange) = (BTreeSet::new(), BTreeSet::new());
     for file in sources(&src) {
         let name = file
             .strip_prefix(&src)
@@ -270,12 +271,17 @@ fn only_the_forwarder_and_the_sending_commands_make_streams_of_bodies() {
             .unwrap()
             .to_owned();
         let text = fs::read_to_string(&file).unwrap();
+        if text.contains(".exchange(") {
+            exchange.insert(name.clone());
+        }
         if text.contains(".into_stream(") && !name.starts_with("body/") {
             found.insert(name);
         }
     }
-    let want: BTreeSet<_> = ["cli/client.rs", "forward.rs"].map(str::to_owned).into();
+    let want: BTreeSet<_> = ["forward.rs", "upstream/mod.rs"].map(str::to_owned).into();
     assert_eq!(found, want);
+    let want: BTreeSet<_> = ["cli/client.rs", "fetch/get.rs"].map(str::to_owned).into();
+    assert_eq!(exchange, want);
 }
 
 fn read(path: &str) -> String {

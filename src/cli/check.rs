@@ -49,6 +49,7 @@ struct RouteReport {
     path: String,
     scheme: String,
     secrets: usize,
+    fetches_keys: bool,
     upstream: Vec<String>,
 }
 
@@ -177,6 +178,7 @@ fn describe(config: &Config, gateway: &Gateway) -> Vec<RouteReport> {
             path: config.path.to_string(),
             scheme: route.scheme.name().to_owned(),
             secrets: route.keys.len(),
+            fetches_keys: route.fetching.is_some(),
             upstream: config
                 .upstream
                 .addresses
@@ -211,7 +213,10 @@ impl Report {
                 route.path,
                 route.upstream.join(" "),
                 route.scheme,
-                count(route.secrets, "secret")
+                match route.fetches_keys {
+                    true => "keys are fetched".to_owned(),
+                    false => count(route.secrets, "secret"),
+                }
             ));
         }
         for (provider, notes) in &self.notes {

@@ -4,11 +4,9 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt as _, Limited};
 
 use super::{Failure, draft::Draft};
 use crate::{
-    body::{BodyStore, BodyStoreConfig},
     config::{UpstreamAddr, UpstreamConfig, UpstreamProtocol},
     reject::Chain,
     upstream::{SendError, Upstream},
@@ -98,31 +96,20 @@ async fn send(
         idle_connections: 0,
     })
     .map_err(|error| Failure::Usage(Chain(error.as_ref()).to_string()))?;
-    let store = BodyStore::new(BodyStoreConfig {
-        memory: u64::MAX,
-        spool_dir: None,
-        spool: 0,
-    });
-    let (head, body) = message.into_parts();
-    let mut writer = store.writer();
-    writer.push(body).await?;
-    let message = Request::from_parts(head, writer.finish().await?.into_stream());
-    let response = upstream.send(message).await.map_err(|error| {
-        let text = match error {
-            SendError::Unreachable(error) => format!("cannot connect: {error}"),
-            SendError::Broken(error) => format!("no valid answer: {}", Chain(&*error)),
-            SendError::Timeout => "no answer in time".to_owned(),
-        };
-        Failure::Internal(anyhow::anyhow!("{place}: {text}"))
-    })?;
-    let (parts, body) = response.into_parts();
-    let body = Limited::new(body, ANSWER_BYTES_MAX)
-        .collect()
-        .await
-        .map_err(|error| anyhow::anyhow!("{place}: {error}"))?;
+    let exchanged = upstream.exchange(message, ANSWER_BYTES_MAX).await;
+    let (parts, body) = exchanged
+        .map_err(|error| {
+            let text = match error {
+                SendError::Unreachable(error) => format!("cannot connect: {error}"),
+                SendError::Broken(error) => format!("no valid answer: {}", Chain(&*error)),
+                SendError::Timeout => "no answer in time".to_owned(),
+            };
+            Failure::Internal(anyhow::anyhow!("{place}: {text}"))
+        })?
+        .into_parts();
     Ok(Answer {
         status: parts.status,
         headers: parts.headers,
-        body: body.to_bytes(),
+        body,
     })
 }

@@ -186,7 +186,7 @@ fn summary(config: &Config, gateway: &crate::pipeline::Gateway, server: &Server)
     for (route, config) in gateway.snapshot.routes.iter().zip(&config.routes) {
         let state = match (route.scheme.needs_secret(), route.keys.len()) {
             (false, _) => "unsigned",
-            (true, 0) => "closed: no usable secret",
+            (true, 0) if route.is_closed() => "closed: no usable secret",
             (true, _) => "open",
         };
         let upstream: Vec<_> = config

@@ -108,7 +108,12 @@ pub(super) fn run(args: &Args) -> Outcome {
         Err(error) => refused(error.reason(), error.to_string()),
         Ok(_) if signer.secrets.is_empty() && signer.scheme.needs_secret() => refused(
             "no_usable_secret",
-            "no secret of the route is valid at this time".into(),
+            match signer.scheme.fetches_keys() {
+                true => "the route's keys are fetched, and this command fetches none; save the key, and \
+                         name its file with `--scheme` and `--secret-file`"
+                    .into(),
+                false => "no secret of the route is valid at this time".into(),
+            },
         ),
         Ok(claim) => {
             let keys: Vec<_> = signer

@@ -378,6 +378,7 @@ fn settable() -> impl Iterator<Item = String> {
         !key.starts_with("route.")
             && !key.starts_with("server.tls.certificates.")
             && key != "server.tls"
+            && key != "fetch.resolve"
     })
 }
 
@@ -420,7 +421,8 @@ fn unknown_variable(name: &str, rest: &str, known: &[(String, String)]) -> Probl
             format!("the environment variable `{name}` names no known key"),
             match nearest(name, names) {
                 Some(variable) => format!("did you mean `{variable}`?"),
-                None => "unset it, or name a key of `[server]`, `[limits]` or `[log]`".to_owned(),
+                None => "unset it, or name a key of `[server]`, `[limits]`, `[log]` or `[fetch]`"
+                    .to_owned(),
             },
         )
     };

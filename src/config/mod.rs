@@ -8,6 +8,7 @@ mod check;
 mod display;
 mod document;
 mod error;
+mod fetch;
 mod layers;
 mod public_url;
 mod raw;
@@ -15,7 +16,7 @@ mod route;
 mod server;
 mod units;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use http::{HeaderName, Method, StatusCode};
 use ipnet::IpNet;
@@ -103,6 +104,7 @@ pub fn load(
     let server = checker.server(&raw.server);
     let limits = checker.limits(&raw.limits);
     let log = checker.log(&raw.log);
+    let fetch = checker.fetch(&raw.fetch);
     let routes = checker.routes(&raw.route, &limits);
     checker.marks_differ(&server.mark, &routes);
     let mut problems = checker.into_problems();
@@ -118,6 +120,7 @@ pub fn load(
             server,
             limits,
             log,
+            fetch,
             routes,
         },
         warnings: problems,
@@ -133,6 +136,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`
     pub log: Log,
+    /// `[fetch]`
+    pub fetch: FetchConfig,
     /// `[[route]]`, in the order of the file. At least one.
     pub routes: Vec<RouteConfig>,
 }
@@ -241,6 +246,25 @@ pub enum LogLevel {
     Debug,
 }
 
+/// `[fetch]`: how keys that are not pinned are fetched.
+#[derive(Debug, Clone)]
+pub struct FetchConfig {
+    /// For one document, with all tries.
+    pub timeout: Duration,
+    /// PEM file of authorities to trust beside the system's.
+    pub ca: Option<PathBuf>,
+    /// Where hosts are, instead of asking the DNS. These addresses may be private.
+    pub resolve: BTreeMap<String, SocketAddr>,
+    /// A document counts as fresh for at least so long, whatever its server says.
+    pub fresh_min: Duration,
+    /// And at most.
+    pub fresh_max: Duration,
+    /// For how long after that it still serves while a newer one cannot be had.
+    pub stale: Duration,
+    /// Least time between two fetches of one document.
+    pub cool_down: Duration,
+}
+
 /// `[[route]]`
 #[derive(Debug, Clone)]
 pub struct RouteConfig {
@@ -254,8 +278,10 @@ pub struct RouteConfig {
     pub methods: Vec<Method>,
     /// How the sender signs, compiled, with the route's `tolerance` applied.
     pub scheme: Scheme,
-    /// Where the secrets are; empty only for `scheme = "none"`.
+    /// Where the secrets are; empty only for `scheme = "none"`, and where keys are fetched.
     pub secrets: Vec<SecretConfig>,
+    /// What to show to the key server, where keys are fetched and it wants something.
+    pub fetch_secret: Option<SecretSource>,
     /// Where verified requests go; at least one address.
     pub upstream: UpstreamConfig,
     /// Largest body; the route's own or that of `[limits]`.

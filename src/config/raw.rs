@@ -42,6 +42,13 @@ http2_streams = 100
 [log]
 format = "json"
 level = "info"
+
+[fetch]
+timeout = "5s"
+fresh_min = "1m"
+fresh_max = "1d"
+stale = "1h"
+cool_down = "30s"
 "#;
 
 /// The same for each route.
@@ -88,6 +95,7 @@ pub(super) struct RawConfig {
     pub(super) server: RawServer,
     pub(super) limits: RawLimits,
     pub(super) log: RawLog,
+    pub(super) fetch: RawFetch,
     pub(super) route: Vec<RawRoute>,
 }
 
@@ -144,6 +152,18 @@ pub(super) struct RawLog {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawFetch {
+    pub(super) timeout: Option<DurationText>,
+    pub(super) ca: Option<String>,
+    pub(super) resolve: Option<BTreeMap<String, String>>,
+    pub(super) fresh_min: Option<DurationText>,
+    pub(super) fresh_max: Option<DurationText>,
+    pub(super) stale: Option<DurationText>,
+    pub(super) cool_down: Option<DurationText>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
 pub(super) struct RawRoute {
     pub(super) name: Option<String>,
     pub(super) host: Option<String>,
@@ -153,6 +173,7 @@ pub(super) struct RawRoute {
     pub(super) scheme: Option<RawScheme>,
     pub(super) params: Option<BTreeMap<String, String>>,
     pub(super) secrets: Option<Vec<RawSecret>>,
+    pub(super) fetch_secret: Option<RawFetchSecret>,
     pub(super) upstream: Option<OneOrMany>,
     pub(super) upstream_http: Option<String>,
     pub(super) upstream_ca: Option<String>,
@@ -188,6 +209,15 @@ pub(super) struct RawSecret {
     pub(super) credential: Option<String>,
     pub(super) not_before: Option<String>,
     pub(super) not_after: Option<String>,
+}
+
+/// The secret that a key server wants to see.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawFetchSecret {
+    pub(super) file: Option<String>,
+    pub(super) env: Option<String>,
+    pub(super) credential: Option<String>,
 }
 
 /// A name from the catalogue, or a scheme written out.
@@ -328,6 +358,7 @@ pub fn known_keys() -> Vec<String> {
     add("route.", fields::<RawRoute>());
     add("route.secrets.", fields::<RawSecret>());
     add("route.pairing.", fields::<RawPairing>());
+    add("route.fetch_secret.", fields::<RawFetchSecret>());
     add("route.scheme.", fields::<SchemeSpec>());
     add("route.scheme.signature.", fields::<SignatureSpec>());
     add("route.scheme.signature.list.", fields::<ListSpec>());
@@ -340,6 +371,7 @@ pub fn known_keys() -> Vec<String> {
         "route.scheme.handshake.challenge.",
         fields::<ChallengeSpec>(),
     );
+    add("fetch.", fields::<RawFetch>());
     keys
 }
 

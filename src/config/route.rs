@@ -68,6 +68,7 @@ impl Checker<'_> {
         let scheme = self.scheme(table, raw);
         let public_url = self.public_url(table, raw, path.as_ref(), scheme.as_ref());
         let secrets = self.secrets(table, raw, scheme.as_ref());
+        let fetch_secret = self.fetch_secret(table, raw, scheme.as_ref());
         let upstream = self.upstream(table, raw);
         let key = table.at("body");
         let body_bytes_max = match &raw.body {
@@ -84,6 +85,7 @@ impl Checker<'_> {
             methods,
             scheme: scheme?,
             secrets,
+            fetch_secret,
             upstream,
             body_bytes_max,
             reject_status,
@@ -513,7 +515,10 @@ impl Checker<'_> {
                 "remove `secrets`, or name the scheme that the sender signs with",
             ),
             Some(scheme)
-                if scheme.needs_secret() && written.is_empty() && !self.given_and_lost(&key) =>
+                if scheme.needs_secret()
+                    && !(scheme.fetches_keys() && raw.secrets.is_none())
+                    && written.is_empty()
+                    && !self.given_and_lost(&key) =>
             {
                 let name = scheme.name();
                 self.error(
@@ -556,7 +561,12 @@ impl Checker<'_> {
         if id.is_some_and(|id| !is_name(id)) {
             self.error(&key, "this cannot be a key id", NAME_HELP);
         }
-        let source = self.secret_source(entry, raw);
+        let source = self.secret_source(
+            entry,
+            raw.file.as_deref(),
+            raw.env.as_deref(),
+            raw.credential.as_deref(),
+        );
         let not_before = self.time(&entry.at("not_before"), raw.not_before.as_deref());
         let not_after = self.time(&entry.at("not_after"), raw.not_after.as_deref());
         if let (Some(begin), Some(end)) = (not_before, not_after)
@@ -576,7 +586,13 @@ impl Checker<'_> {
         })
     }
 
-    fn secret_source(&mut self, entry: &Key, raw: &RawSecret) -> Option<SecretSource> {
+    pub(super) fn secret_source(
+        &mut self,
+        entry: &Key,
+        file: Option<&str>,
+        env: Option<&str>,
+        credential: Option<&str>,
+    ) -> Option<SecretSource> {
         let names = ["file", "env", "credential"];
         let given: Vec<_> = names
             .into_iter()
@@ -601,11 +617,7 @@ impl Checker<'_> {
             ),
         }
         let key = entry.at("env");
-        if raw
-            .env
-            .as_deref()
-            .is_some_and(|name| !is_variable_name(name))
-        {
+        if env.is_some_and(|name| !is_variable_name(name)) {
             self.error(
                 &key,
                 "this is not the name of an environment variable",
@@ -613,21 +625,17 @@ impl Checker<'_> {
             );
         }
         let key = entry.at("credential");
-        if raw
-            .credential
-            .as_deref()
-            .is_some_and(|name| !is_credential_name(name))
-        {
+        if credential.is_some_and(|name| !is_credential_name(name)) {
             self.error(
                 &key,
                 "this is not the name of a systemd credential",
                 SECRET_HELP,
             );
         }
-        let file = self.path(&entry.at("file"), raw.file.as_deref());
+        let file = self.path(&entry.at("file"), file);
         file.map(SecretSource::File)
-            .or_else(|| raw.env.clone().map(SecretSource::Env))
-            .or_else(|| raw.credential.clone().map(SecretSource::Credential))
+            .or_else(|| env.map(|name| SecretSource::Env(name.to_owned())))
+            .or_else(|| credential.map(|name| SecretSource::Credential(name.to_owned())))
     }
 
     fn time(&mut self, key: &Key, raw: Option<&str>) -> Option<UnixTime> {
@@ -782,7 +790,7 @@ impl Checker<'_> {
 }
 
 /// Whether a lower-case text is a DNS name or an IPv4 address, without a final dot.
-fn is_dns_name(text: &str) -> bool {
+pub(super) fn is_dns_name(text: &str) -> bool {
     (1..=253).contains(&text.len())
         && text.split('.').all(|label| {
             (1..=63).contains(&label.len())

@@ -624,6 +624,10 @@ fn the_samples_are_valid_and_the_long_one_names_every_key_with_its_default() {
     );
     assert_eq!(format!("{:?}", complete.log), format!("{:?}", minimal.log));
     assert_eq!(
+        format!("{:?}", complete.fetch),
+        format!("{:?}", minimal.fetch)
+    );
+    assert_eq!(
         format!("{:?}", complete.server),
         format!("{:?}", minimal.server)
     );

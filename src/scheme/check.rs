@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use subtle::Choice;
 
 use super::{
-    KeyMaterial, Verdict,
+    Key, KeyMaterial, Verdict,
     claim::{ClaimError, Presented, Step},
     context::{Context, RequestHead},
     form,
@@ -141,6 +141,27 @@ impl Check {
         match found {
             Some(place) if keys > 0 => Verdict::Match(place % keys),
             Some(_) | None => Verdict::Mismatch,
+        }
+    }
+
+    /// Takes these keys in place of others. Only where [`Self::needs_body`]: no hash was fed for them.
+    pub fn set_keys<'k>(&mut self, keys: impl IntoIterator<Item = &'k Key>) {
+        if self.needs_body() {
+            self.keys = keys.into_iter().map(|key| key.0.clone()).collect();
+            self.key_count = self.keys.len();
+        }
+    }
+
+    /// What [`Self::finish_whole`] would say now. Without keys it finds every fault but a wrong signature.
+    ///
+    /// # Errors
+    /// As [`Self::finish_whole`].
+    pub fn judge(&self, request: &Request<'_>) -> Result<Verdict, ClaimError> {
+        match &self.whole {
+            None => Ok(Verdict::Mismatch),
+            Some(plan) => plan
+                .judge(request, &self.keys, self.now)
+                .map(|(verdict, _)| verdict),
         }
     }
 
@@ -432,7 +453,8 @@ impl Plan {
         }));
         let verdict = verdict(found);
         // What a token says is only looked at once it is known whose it is: then a refusal tells the operator the truth.
-        if !matches!(verdict, Verdict::Match(_)) {
+        // Where there is no key yet, it decides whether one is worth fetching.
+        if !matches!(verdict, Verdict::Match(_)) && !keys.is_empty() {
             return Ok((verdict, None));
         }
         self.life(token, now)?;

@@ -635,6 +635,17 @@ impl Compiler<'_> {
                 "add `hosts`, the ones that it may name",
             );
         }
+        if plan
+            .url
+            .tokens()
+            .any(|token| token.source == Source::Secret)
+        {
+            return self.fault(
+                &["fetch", "url"],
+                "the address holds the secret, and addresses are written into logs",
+                "put `{secret}` into `headers` or `post`",
+            );
+        }
         if plan.url.parts.first().is_some_and(
             |first| matches!(first, Part::Text(text) if !text.starts_with(b"https://")),
         ) {

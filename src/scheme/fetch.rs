@@ -5,6 +5,7 @@ use rustls::pki_types::{
     CertificateDer, ServerName, TrustAnchor, UnixTime as PkiTime, pem::PemObject as _,
 };
 use std::{sync::Arc, time::Duration};
+use zeroize::Zeroize as _;
 
 use super::{
     Key, KeyError, KeyMaterial, Request, Scheme,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{clock::UnixTime, secret::Secret};
 
-/// The document that holds a request's key. No `Debug`: body and headers may hold a secret.
+/// The document that holds a request's key. No `Debug`, and wiped when dropped: body and headers may hold a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyRequest {
     /// An `https` address; its host is fixed by the scheme, or one of those that the scheme allows.
@@ -27,6 +28,19 @@ pub struct KeyRequest {
     pub post: Option<String>,
     /// Headers to send along.
     pub headers: Vec<(HeaderName, String)>,
+    /// Whether the request says which document it is: then anyone can ask for others. Otherwise there is one.
+    pub named: bool,
+    /// The id of the key within the document, where the request has a token that names one.
+    pub key_id: Option<String>,
+}
+
+impl Drop for KeyRequest {
+    fn drop(&mut self) {
+        self.post.zeroize();
+        for (_, value) in &mut self.headers {
+            value.zeroize();
+        }
+    }
 }
 
 /// What came back, and what to judge it by.
@@ -40,10 +54,44 @@ pub struct FetchedDocument<'a> {
     pub now: UnixTime,
 }
 
+/// A key of a fetched document.
+#[derive(Clone)]
+pub struct FetchedKey {
+    /// Its id, where the document gives it one.
+    pub id: Option<String>,
+    /// The key.
+    pub key: Key,
+}
+
+impl FetchedKey {
+    /// Whether it can be the key that goes by this id. A key without one can be any.
+    pub fn is_named(&self, id: &str) -> bool {
+        self.id.as_deref().is_none_or(|own| own == id)
+    }
+}
+
 impl Scheme {
     /// Whether keys are fetched where the operator pinned none.
     pub fn fetches_keys(&self) -> bool {
-        self.plan.as_ref().is_some_and(|plan| plan.fetch.is_some())
+        self.fetch_plan()
+            .is_some_and(|fetch| !fetch.url.parts.is_empty())
+    }
+
+    /// Whether the key server wants to know who asks.
+    pub fn fetches_with_secret(&self) -> bool {
+        self.fetch_plan().is_some_and(|fetch| {
+            let headers = fetch.headers.iter().map(|(_, template)| template);
+            fetch
+                .post
+                .iter()
+                .chain(headers)
+                .flat_map(Template::tokens)
+                .any(|token| token.source == Source::Secret)
+        })
+    }
+
+    fn fetch_plan(&self) -> Option<&FetchPlan> {
+        self.plan.as_ref()?.fetch.as_ref()
     }
 
     /// The document that holds the key of this request; `None` if the scheme, or the operator's parameters, name none.
@@ -99,14 +147,19 @@ impl Scheme {
                 .iter()
                 .map(|(name, template)| Ok((name.clone(), text(template)?)))
                 .collect::<Result<_, ClaimError>>()?,
+            named: fetch.is_named(),
+            key_id: token.and_then(|token| token.header_text("kid")),
         }))
     }
 
-    /// The keys of a fetched document.
+    /// The keys of a fetched document; at least one.
     ///
     /// # Errors
     /// If it holds none that the scheme can use, or a certificate that does not hold.
-    pub fn fetched_key(&self, document: &FetchedDocument<'_>) -> Result<Key, KeyError> {
+    pub fn fetched_keys(
+        &self,
+        document: &FetchedDocument<'_>,
+    ) -> Result<Vec<FetchedKey>, KeyError> {
         let plan = self.plan.as_ref().ok_or(KeyError::NoKey)?;
         let fetch = plan.fetch.as_ref().ok_or(KeyError::NoKey)?;
         let found;
@@ -125,11 +178,15 @@ impl Scheme {
         let keys: Vec<_> = keys::document(text)?
             .into_iter()
             .filter(|key| plan.public().any(|algorithm| key.fits(algorithm)))
+            .map(|key| FetchedKey {
+                id: key.id().map(str::to_owned),
+                key: Key(KeyMaterial::Public(Arc::new(vec![key]))),
+            })
             .collect();
         if keys.is_empty() {
             return Err(KeyError::NoKey);
         }
-        Ok(Key(KeyMaterial::Public(Arc::new(keys))))
+        Ok(keys)
     }
 }
 
@@ -191,6 +248,17 @@ impl FetchPlan {
             }
         }
         fill(context, &self.url, secret)
+    }
+
+    /// Whether the request says which document it is.
+    fn is_named(&self) -> bool {
+        let headers = self.headers.iter().map(|(_, template)| template);
+        [&self.url]
+            .into_iter()
+            .chain(&self.post)
+            .chain(headers)
+            .flat_map(Template::tokens)
+            .any(|token| !matches!(token.source, Source::Secret | Source::Text(_)))
     }
 
     /// Whether the template itself names the host.

@@ -114,6 +114,11 @@ impl PublicKey {
         })
     }
 
+    /// Its id, where its document names one.
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     /// Whether it can verify with this algorithm.
     pub(super) fn fits(&self, algorithm: PublicAlgorithm) -> bool {
         use PublicAlgorithm as A;

@@ -69,7 +69,7 @@ pub use self::{
     compile::{SpecError, parse_duration},
     context::RequestHead,
     describe::Gap,
-    fetch::{FetchedDocument, KeyRequest},
+    fetch::{FetchedDocument, FetchedKey, KeyRequest},
     handshake::{
         HANDSHAKE_BODY_MAX, Handshake, HandshakeAnswer, HandshakeFault, HandshakeKind,
         HandshakeMode, HandshakeReply, UnusableHandshake,

@@ -85,14 +85,14 @@ fn verify(scheme: &Scheme, sent: &Sent) -> Result<(), String> {
             .get(&needed.url)
             .ok_or_else(|| format!("no document at {}", needed.url))?;
         let root: TrustAnchor<'_> = webpki::anchor_from_trusted_cert(authority()).unwrap();
-        let key = scheme
-            .fetched_key(&FetchedDocument {
+        let fetched = scheme
+            .fetched_keys(&FetchedDocument {
                 body: document.as_bytes(),
                 roots: &[root],
                 now,
             })
             .map_err(|error| format!("document {error}"))?;
-        keys.push(key);
+        keys.extend(fetched.into_iter().map(|fetched| fetched.key));
     }
     let mut check = scheme.start(claim, &keys);
     let mut rest = &sent.body[..];

@@ -16,7 +16,7 @@ use crate::{
     clock::UnixTime,
     config::{LogFormat, LogLevel},
     reject::Blame,
-    route::Route,
+    route::{KeyRef, Route},
     scheme::HandshakeKind,
 };
 
@@ -85,8 +85,8 @@ pub struct RequestEvent {
     pub blame: Option<Blame>,
     /// The check was passed, or the route needs none.
     pub verified: bool,
-    /// Place of the key that verified.
-    pub key: Option<usize>,
+    /// The key that verified.
+    pub key: Option<KeyRef>,
     /// The signed time.
     pub signed_at: Option<UnixTime>,
     /// Status of the answer; 0 if there was none.
@@ -187,7 +187,9 @@ impl RequestLog {
         metrics.count(event, route.map(|(_, counters)| counters), total);
         let level = match event.blame {
             None | Some(Blame::Sender) => LogLevel::Info,
-            Some(Blame::Operator | Blame::Upstream | Blame::Gateway) => LogLevel::Warn,
+            Some(Blame::Operator | Blame::Provider | Blame::Upstream | Blame::Gateway) => {
+                LogLevel::Warn
+            }
         };
         if level > self.level {
             return;
@@ -213,9 +215,9 @@ impl RequestLog {
             detail: &event.detail,
             key: event
                 .key
+                .as_ref()
                 .zip(route)
-                .and_then(|(key, (route, _))| route.keys.get(key))
-                .map_or("", |key| &key.id),
+                .map_or("", |(key, (route, _))| route.key_id(key)),
             status: event.status,
             body_bytes: event.body_bytes,
             spilled: event.spilled,
@@ -239,7 +241,7 @@ impl RequestLog {
 
     /// `None` if the line is not to be written, else how many were left out before it.
     fn admit(&self, event: &RequestEvent) -> Option<u64> {
-        if event.blame != Some(Blame::Sender) {
+        if !matches!(event.blame, Some(Blame::Sender | Blame::Provider)) {
             return Some(0);
         }
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);

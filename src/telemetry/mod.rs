@@ -19,7 +19,12 @@ pub use self::{
     events::{Outcome, RequestEvent, RequestLog},
     log::LogSink,
 };
-use crate::{body::BodyStore, config::LogFormat, config::LogLevel, route::Route};
+use crate::{
+    body::BodyStore,
+    config::LogFormat,
+    config::LogLevel,
+    route::{KeyRef, Route},
+};
 
 /// Buckets of OpenTelemetry's HTTP convention, in seconds.
 const SECONDS: [f64; 14] = [
@@ -44,6 +49,12 @@ struct VerificationLabels {
 struct HandshakeLabels {
     route: String,
     kind: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KeyFetchLabels {
+    route: String,
     result: &'static str,
 }
 
@@ -85,6 +96,7 @@ pub struct Metrics {
     delivery_age: Family<SchemeLabel, Histogram>,
     key_last_used: Family<KeyLabels, Gauge>,
     route_keys: Family<RouteLabel, Gauge>,
+    key_fetches: KeyFetches,
     buffered: Gauge<u64, AtomicU64>,
     spooled: Gauge<u64, AtomicU64>,
     spooled_bodies: Gauge<u64, AtomicU64>,
@@ -115,6 +127,21 @@ pub struct RouteCounters {
     keys: Vec<Gauge>,
 }
 
+/// Counts fetches of keys. Clones count together.
+#[derive(Clone, Default)]
+pub struct KeyFetches(Family<KeyFetchLabels, Counter>);
+
+impl KeyFetches {
+    /// Counts one, by how it ended: a word of a closed set.
+    pub fn count(&self, route: &str, result: &'static str) {
+        let labels = KeyFetchLabels {
+            route: route.to_owned(),
+            result,
+        };
+        self.0.get_or_create(&labels).inc();
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
@@ -130,6 +157,7 @@ impl Default for Metrics {
             }),
             key_last_used: Family::default(),
             route_keys: Family::default(),
+            key_fetches: KeyFetches::default(),
             buffered: Gauge::default(),
             spooled: Gauge::default(),
             spooled_bodies: Gauge::default(),
@@ -159,6 +187,8 @@ impl Default for Metrics {
         registry.register_with_unit(name, help, Unit::Seconds, metrics.key_last_used.clone());
         let (name, help) = names::ROUTE_KEYS;
         registry.register(name, help, metrics.route_keys.clone());
+        let (name, help) = names::KEY_FETCHES;
+        registry.register(name, help, metrics.key_fetches.0.clone());
         let (name, help) = names::INFLIGHT;
         registry.register(name, help, metrics.inflight.clone());
         let (name, help) = names::CONNECTIONS;
@@ -193,9 +223,11 @@ impl Metrics {
         let label = RouteLabel {
             route: route.name.clone(),
         };
-        self.route_keys
-            .get_or_create(&label)
-            .set(route.keys.len().try_into().unwrap_or(i64::MAX));
+        if route.fetching.is_none() {
+            self.route_keys
+                .get_or_create(&label)
+                .set(route.keys.len().try_into().unwrap_or(i64::MAX));
+        }
         let keys = route.keys.iter().map(|key| KeyLabels {
             route: route.name.clone(),
             key: key.id.clone(),
@@ -227,6 +259,11 @@ impl Metrics {
             route: route.name.clone(),
             scheme: route.scheme.name().to_owned(),
         }
+    }
+
+    /// What counts fetches of keys.
+    pub fn key_fetches(&self) -> KeyFetches {
+        self.key_fetches.clone()
     }
 
     /// The text that Prometheus reads.
@@ -282,7 +319,10 @@ impl Metrics {
         if event.verified {
             route.verified.inc();
             route.body.observe(event.body_bytes as f64);
-            if let Some(gauge) = event.key.and_then(|key| route.keys.get(key)) {
+            // Only pinned keys: labels come from the configuration alone.
+            if let Some(KeyRef::Pinned(place)) = event.key
+                && let Some(gauge) = route.keys.get(place)
+            {
                 gauge.set(event.at.secs());
             }
             if let Some(signed_at) = event.signed_at {

@@ -58,6 +58,10 @@ pub(super) const ROUTE_KEYS: Name = (
     "countersign_route_usable_keys",
     "Secrets of a route that could be loaded; 0: the route answers 503",
 );
+pub(super) const KEY_FETCHES: Name = (
+    "countersign_key_fetches",
+    "Fetches of documents with the keys of senders, by the route that began them and how they ended",
+);
 pub(super) const LOG_DROPPED: Name = (
     "countersign_log_lines_dropped",
     "Log lines lost because the output was too slow",

@@ -24,11 +24,14 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode, Uri, Version, uri};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http2},
 };
+use rustls::ClientConfig;
 use tokio::time::{Instant, sleep};
 
 pub use self::response::{ResponseError, UpstreamBody};
@@ -38,7 +41,7 @@ use self::{
     pool::{Checkout, Pool},
 };
 use crate::{
-    body::BodyStream,
+    body::{BodyStore, BodyStoreConfig, BodyStream, StoreError},
     config::{UpstreamAddr, UpstreamConfig},
 };
 
@@ -93,6 +96,17 @@ impl Upstream {
         } else {
             None
         };
+        Ok(Self::with_tls(config, tls)?)
+    }
+
+    /// The same with TLS that is ready; `None`: plaintext.
+    ///
+    /// # Errors
+    /// If the server name is none.
+    pub(crate) fn with_tls(
+        config: &UpstreamConfig,
+        tls: Option<Arc<ClientConfig>>,
+    ) -> io::Result<Self> {
         let pools = config
             .addresses
             .iter()
@@ -107,7 +121,7 @@ impl Upstream {
         Ok(Self {
             pools,
             turn: AtomicUsize::new(0),
-            secure,
+            secure: tls.is_some(),
             timeout: config.timeout,
             read_timeout: config.read_timeout,
             connect_retry: config.connect_retry,
@@ -118,8 +132,7 @@ impl Upstream {
     ///
     /// The target is origin-form and `Host` is set; both go out as they are.
     ///
-    /// Takes any request, verified or not, so it is for [`crate::forward`] alone, and for the sender's side of [`crate::cli`].
-    /// A test keeps it so.
+    /// Takes any request, verified or not, so it is for [`crate::forward`] alone. A test keeps it so.
     ///
     /// # Errors
     /// [`SendError`]; only [`SendError::Unreachable`] says that nothing was sent.
@@ -154,6 +167,36 @@ impl Upstream {
                 },
             }
         }
+    }
+
+    /// Sends a small request of our own and reads its answer whole, up to `answer_bytes_max`. Not for what senders sent.
+    ///
+    /// # Errors
+    /// As [`Self::send`]; an answer that breaks off or is too long is [`SendError::Broken`].
+    pub(crate) async fn exchange(
+        &self,
+        request: Request<Bytes>,
+        answer_bytes_max: usize,
+    ) -> Result<Response<Bytes>, SendError> {
+        let store = BodyStore::new(BodyStoreConfig {
+            memory: u64::MAX,
+            spool_dir: None,
+            spool: 0,
+        });
+        let broken = |error: StoreError| SendError::Broken(error.into());
+        let (head, body) = request.into_parts();
+        let mut writer = store.writer();
+        writer.push(body).await.map_err(broken)?;
+        let body = writer.finish().await.map_err(broken)?.into_stream();
+        let (head, body) = self
+            .send(Request::from_parts(head, body))
+            .await?
+            .into_parts();
+        let body = Limited::new(body, answer_bytes_max)
+            .collect()
+            .await
+            .map_err(SendError::Broken)?;
+        Ok(Response::from_parts(head, body.to_bytes()))
     }
 
     /// An open connection: one from earlier, else a new one to the first address that takes it.

@@ -1,9 +1,9 @@
 // error: E0451
-use countersign::verify::Proof;
+use countersign::{route::KeyRef, verify::Proof};
 
 pub fn forge_proof() -> Proof {
     Proof {
-        key: 0,
+        key: KeyRef::Pinned(0),
         signed_at: None,
     }
 }

@@ -8,6 +8,7 @@
 mod carevalidate;
 mod conformance;
 mod drain;
+mod fetch;
 mod figures;
 mod forwards_bytes_unchanged;
 mod handshakes;

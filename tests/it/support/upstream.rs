@@ -8,6 +8,7 @@ use std::{
     os::unix::net::UnixListener,
     sync::{Arc, Condvar, Mutex},
     thread,
+    time::Duration,
 };
 
 use data_encoding::HEXLOWER;
@@ -50,6 +51,8 @@ pub(crate) enum Behaviour {
     RawThenClose(Vec<u8>),
     /// Reads the body, writes these bytes and no more; ends when the other side closes.
     RawThenHang(Vec<u8>),
+    /// Reads the body, writes these bytes, then a blank ten times a second until the other side closes.
+    RawThenDrip(Vec<u8>),
     /// Answers, and closes on the first byte of the next request.
     CloseOnNextByte(Response),
     /// Writes these bytes after the head and reads nothing until [`Upstream::release`] was called.
@@ -508,6 +511,19 @@ impl Shared {
             Behaviour::RawThenHang(bytes) => {
                 let _ = wire.send(&bytes);
                 let _ = wire.body(Framing::UntilClose, &mut |_| {});
+                false
+            }
+            Behaviour::RawThenDrip(bytes) => {
+                let pause = Duration::from_millis(100);
+                let mut open =
+                    wire.send(&bytes).is_ok() && wire.socket().set_limit(Some(pause)).is_ok();
+                while open {
+                    // Waiting for the end is the pause.
+                    let ended = wire.body(Framing::UntilClose, &mut |_| {});
+                    let paused =
+                        ended.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+                    open = paused && wire.send(b" ").is_ok();
+                }
                 false
             }
             Behaviour::CloseOnNextByte(response) => {
