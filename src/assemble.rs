@@ -57,7 +57,8 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
     }
     shared_secrets(config, &mut findings);
     let routes = RouteTable::new(routes);
-    let fetcher = match routes.iter().any(|route| route.fetching.is_some()) {
+    let fetches = |route: &Route| route.fetching.is_some() || route.scheme.confirms();
+    let fetcher = match routes.iter().any(fetches) {
         true => Some(Fetcher::new(&config.fetch, metrics.key_fetches())?),
         false => None,
     };

@@ -10,6 +10,7 @@ use hyper::body::Body as _;
 use crate::{
     body::BodyStore,
     clock::UnixTime,
+    fetch::Fetcher,
     receive::{self, Pace, Received},
     reject::Rejection,
     route::{KeyRef, Route},
@@ -95,6 +96,7 @@ pub async fn of_body(
 /// If it is one, and cannot be answered.
 pub async fn of_verified(
     verified: &mut Verified<'_>,
+    fetcher: Option<&Fetcher>,
     kind: &mut Option<HandshakeKind>,
 ) -> Result<Option<HandshakeAnswer>, Rejection> {
     let route = verified.route();
@@ -119,6 +121,16 @@ pub async fn of_verified(
         return Ok(None);
     };
     *kind = Some(handshake.kind());
+    handshake.check().map_err(rejection)?;
+    if let Some(url) = handshake.confirmation().map_err(rejection)? {
+        let Some(fetcher) = fetcher else {
+            return Ok(None);
+        };
+        if !route.challenges.admit(verified.at()) {
+            return Err(Rejection::TooManyChallenges);
+        }
+        fetcher.confirm(url).await?;
+    }
     answer(route, &handshake, key, verified.at())
         .await
         .map(Some)

@@ -97,7 +97,8 @@ async fn handle(
     let mut verified = verify::verify(request)?;
     origin.proved();
     event.verified(&verified);
-    if let Some(answer) = handshake::of_verified(&mut verified, &mut event.handshake).await? {
+    let (fetcher, kind) = (s.fetcher.as_ref(), &mut event.handshake);
+    if let Some(answer) = handshake::of_verified(&mut verified, fetcher, kind).await? {
         return Ok(Handled::Handshake(answer));
     }
 

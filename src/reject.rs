@@ -52,6 +52,8 @@ pub enum Rejection {
     },
     /// The sender's key cannot be had at present.
     KeyUnavailable(Box<dyn Error + Send + Sync>),
+    /// The address that confirms a subscription cannot be got.
+    NotConfirmed(Box<dyn Error + Send + Sync>),
     /// The body is larger than the route takes.
     BodyTooLarge {
         /// The limit in bytes.
@@ -169,6 +171,11 @@ impl Rejection {
                 "not_verified",
                 "The signature could not be verified",
             ),
+            Self::NotConfirmed(_) => later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "try_later",
+                "The subscription cannot be confirmed at present",
+            ),
             Self::KeyUnavailable(_) => later(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "try_later",
@@ -233,6 +240,7 @@ impl Rejection {
                 ..
             } => "key_unknown",
             Self::KeyUnavailable(_) => "key_unavailable",
+            Self::NotConfirmed(_) => "not_confirmed",
             Self::NoUsableSecret => "no_usable_secret",
             Self::PairingClosed => "pairing_closed",
             Self::PairingFailed(_) => "pairing_failed",
@@ -262,7 +270,7 @@ impl Rejection {
         match self {
             Self::NoUsableSecret | Self::PairingFailed(_) => Blame::Operator,
             Self::Store(_) => Blame::Gateway,
-            Self::KeyUnavailable(_) => Blame::Provider,
+            Self::KeyUnavailable(_) | Self::NotConfirmed(_) => Blame::Provider,
             Self::UpstreamUnreachable(_) | Self::UpstreamBroken(_) | Self::UpstreamTimeout => {
                 Blame::Upstream
             }
@@ -352,6 +360,7 @@ impl fmt::Display for Rejection {
             Self::NotVerified { fault: SignatureFault::KeyUnknown(error), .. } | Self::KeyUnavailable(error) => {
                 write!(f, "{}", Chain(&**error))
             }
+            Self::NotConfirmed(error) => write!(f, "the address that confirms the subscription cannot be got: {}", Chain(&**error)),
             Self::BodyTooLarge { limit } => write!(f, "the body is larger than {limit} bytes"),
             Self::BodyTooSlow { received } => {
                 write!(f, "the body came slower than limits.body_min_rate and limits.body_timeout allow; {received} bytes had come")

@@ -37,7 +37,7 @@ pub struct Route {
     pub public_url: Option<PublicUrl>,
     /// Where a secret goes that arrives in a handshake, and until when.
     pub pairing: Option<PairingConfig>,
-    /// How often challenges are signed.
+    /// How often challenges are signed, and addresses got that requests name.
     pub challenges: ChallengeRate,
     methods: Vec<Method>,
     allow: HeaderValue,
@@ -175,7 +175,7 @@ impl RouteKey {
     }
 }
 
-/// How often a route signs the challenges of strangers: twenty at once, and one a second in the long run.
+/// How often a route signs the challenges of strangers, or gets an address to confirm it: twenty at once, and one a second in the long run.
 #[derive(Debug, Default)]
 pub struct ChallengeRate {
     /// When all that was used up will be there again, in milliseconds since 1970.

@@ -398,11 +398,6 @@ impl Checker<'_> {
                     ),
                     "write `answer`: then the gateway answers them, and your application sees none",
                 ),
-                UnusableHandshake::NotConfirmed => self.warning(
-                    key,
-                    format!("the gateway does not confirm subscriptions of `{name}`: your application has to"),
-                    "they are forwarded as any verified delivery",
-                ),
             }
         }
         if mode == HandshakeMode::Forward && scheme.handshake_methods().next().is_some() {

@@ -77,6 +77,25 @@ impl Fetcher {
             fetches,
         })))
     }
+
+    /// Gets an address that a verified request named, so that its server sees somebody get it. What it holds does not matter.
+    ///
+    /// # Errors
+    /// If it cannot be had, for whatever reason.
+    pub async fn confirm(&self, url: String) -> Result<(), Rejection> {
+        let wanted = KeyRequest {
+            url,
+            post: None,
+            headers: Vec::new(),
+            named: true,
+            key_id: None,
+        };
+        // In a box: its state would else make every request's future larger.
+        match Box::pin(self.0.client.get(&wanted)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Rejection::NotConfirmed(Box::new(error))),
+        }
+    }
 }
 
 /// Gives a request the keys of the document that it needs, if its route has no keys of its own.

@@ -209,8 +209,6 @@ pub enum UnusableHandshake {
     ParameterMissing(HandshakeKind, String),
     /// It comes unsigned and with a body, or brings a secret: it cannot be forwarded.
     NotForwardable(HandshakeKind),
-    /// The gateway fetches nothing: it goes to the upstream, verified.
-    NotConfirmed,
 }
 
 /// A request that was recognised as a handshake.
@@ -260,13 +258,10 @@ impl Scheme {
         let mut kept = Vec::new();
         for plan in self.handshakes.iter() {
             let fault = match mode {
-                HandshakeMode::Answer => match (plan.missing.first(), plan.kind) {
-                    (Some(name), kind) => {
-                        Some(UnusableHandshake::ParameterMissing(kind, name.clone()))
-                    }
-                    (None, HandshakeKind::ConfirmGet) => Some(UnusableHandshake::NotConfirmed),
-                    (None, _) => None,
-                },
+                HandshakeMode::Answer => plan
+                    .missing
+                    .first()
+                    .map(|name| UnusableHandshake::ParameterMissing(plan.kind, name.clone())),
                 HandshakeMode::Forward => (plan.secret.is_some() || !plan.signed && !plan.in_head)
                     .then_some(UnusableHandshake::NotForwardable(plan.kind)),
             };
@@ -295,6 +290,12 @@ impl Scheme {
     /// Whether a request can bring the secret of the route.
     pub fn pairs(&self) -> bool {
         self.handshakes.iter().any(|plan| plan.secret.is_some())
+    }
+
+    /// Whether the gateway gets addresses that requests name.
+    pub fn confirms(&self) -> bool {
+        self.handshake_mode == HandshakeMode::Answer
+            && self.handshakes.iter().any(|plan| plan.confirm.is_some())
     }
 
     /// Whether the provider tries bad signatures, and wants them refused without a body.

@@ -16,9 +16,9 @@ use crate::support::{
     client::{Client, Protocol, send_raw},
     delivery::Delivery,
     gateway::{Builder, Gateway, assert_not_verified, assert_problem, request_id},
-    sign,
-    upstream::Upstream,
-    wire::Answer,
+    sign, tls,
+    upstream::{Behaviour, Response, Upstream},
+    wire::{Address, Answer},
 };
 
 /// A gateway with one route, `/hooks`, of a scheme.
@@ -851,20 +851,111 @@ fn sns_subscription(key: &rsa::KeyPair, subscribe_url: &str) -> String {
 
 const SNS_TOPIC: &str = "arn:aws:sns:us-west-2:123456789012:MyTopic";
 
-#[test]
-fn subscriptions_of_sns_are_forwarded_verified() {
-    let key = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+const SNS_HOST: &str = "sns.us-west-2.amazonaws.com";
+
+/// A server of that host, and a gateway that finds it.
+fn sns(key: &rsa::KeyPair, answer: Response, lines: &str) -> (Upstream, Stage) {
+    let authority = tls::authority();
+    let config = authority.server(&authority.issue(&[SNS_HOST]), &["http/1.1"], false);
+    let server = Upstream::start_tls(config, move |_| Behaviour::Respond(answer.clone()));
+    let Address::Tcp(address) = server.address() else {
+        panic!("a server on TCP");
+    };
     let public: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
-    let lines = format!("params = {{ topic_arn = \"{SNS_TOPIC}\" }}");
-    let stage = Stage::of("aws-sns", BASE64.encode(public.as_ref()), &lines);
-    let url = "https://sns.us-west-2.amazonaws.com/?Action=ConfirmSubscription&TopicArn=t&Token=2336412f37";
-    let body = sns_subscription(&key, url);
+    let upstream = Upstream::accepting();
+    let gateway = builder(
+        "scheme = \"aws-sns\"",
+        BASE64.encode(public.as_ref()),
+        &format!("params = {{ topic_arn = \"{SNS_TOPIC}\" }}\n{lines}"),
+        &upstream,
+    )
+    .file("ca.pem", &authority.certificate_pem)
+    .config(&format!(
+        "[fetch]\nca = \"$DIR/ca.pem\"\nresolve = {{ \"{SNS_HOST}\" = \"{address}\", \"evil.example\" = \"{address}\" }}\n"
+    ))
+    .start();
+    (server, Stage { upstream, gateway })
+}
+
+#[test]
+fn subscriptions_of_sns_are_confirmed_once_they_verify() {
+    let key = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+    let target = "/?Action=ConfirmSubscription&TopicArn=t&Token=2336412f37";
+    let url = format!("https://{SNS_HOST}{target}");
+    let body = sns_subscription(&key, &url);
+    let (server, stage) = sns(&key, Response::new(200).body("<Confirmed/>"), "");
     let forged = body.replace("2336412f37", "2336412f38");
     assert_not_verified(&stage.send(&Delivery::post("/hooks", forged)));
+    server.assert_untouched();
+    assert_answer(
+        &stage.send(&Delivery::post("/hooks", body.clone())),
+        TEXT,
+        "",
+    );
+    let seen = server.take_only();
+    assert_eq!((&*seen.method, &*seen.target), ("GET", target));
+    assert_eq!(seen.fields.one("host"), SNS_HOST);
     stage.upstream.assert_untouched();
+
+    // Nobody but the provider is asked, however well it is signed.
+    for elsewhere in [
+        "https://evil.example/?Action=ConfirmSubscription",
+        "http://sns.us-west-2.amazonaws.com/",
+        "https://sns.us-west-2.amazonaws.com:8443/",
+        "https://sns.us-west-2.amazonaws.com@evil.example/",
+        "https://127.0.0.1/",
+    ] {
+        let answer = stage.send(&Delivery::post("/hooks", sns_subscription(&key, elsewhere)));
+        assert_problem(&answer, 400, "handshake_malformed");
+    }
+    assert_eq!(server.count(), 0);
+    stage.upstream.assert_untouched();
+
+    // A redirection is not followed, and a failure is the sender's to repeat.
+    let away = Response::new(302).header("location", "https://evil.example/");
+    for answer in [away, Response::new(500)] {
+        let (server, stage) = sns(&key, answer, "");
+        let refused = stage.send(&Delivery::post("/hooks", body.clone()));
+        assert_problem(&refused, 503, "try_later");
+        assert_eq!(stage.reason(&refused), "not_confirmed");
+        server.take_only();
+        stage.upstream.assert_untouched();
+    }
+
+    // Where the upstream is to answer it gets the request, verified.
+    let (server, stage) = sns(&key, Response::new(200), "handshake = \"forward\"");
     assert_eq!(stage.send(&Delivery::post("/hooks", body)).status, 200);
-    let seen = stage.upstream.take_only();
-    assert!(seen.fields.has("countersign-verified"), "{seen:?}");
+    assert!(
+        stage
+            .upstream
+            .take_only()
+            .fields
+            .has("countersign-verified")
+    );
+    server.assert_untouched();
+}
+
+#[test]
+fn no_private_address_is_asked_to_confirm() {
+    let key = rsa::KeyPair::generate(rsa::KeySize::Rsa2048).unwrap();
+    let public: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+    let upstream = Upstream::accepting();
+    // A scheme of somebody's own, with a host that this machine finds at itself.
+    let scheme = r#"
+        scheme = { algorithm = "rsa-sha256", signature = { json = "/Signature", encoding = "base64" }, content = "{canonical:sns}", handshake = [
+            { kind = "confirm-get", when = { "json:/Type" = "SubscriptionConfirmation" }, signed = true, confirm = "{json:/SubscribeURL}", hosts = ["localhost"] }] }"#;
+    let gateway = builder(scheme, BASE64.encode(public.as_ref()), "", &upstream)
+        .file("ca.pem", &tls::authority().certificate_pem)
+        .config("[fetch]\nca = \"$DIR/ca.pem\"\n")
+        .start();
+    let stage = Stage { upstream, gateway };
+    let body = sns_subscription(&key, "https://localhost/?Action=ConfirmSubscription");
+    let refused = stage.send(&Delivery::post("/hooks", body));
+    assert_problem(&refused, 503, "try_later");
+    let line = stage.gateway.request_line(&request_id(&refused));
+    let detail = line.text_field("detail").unwrap();
+    assert!(detail.contains("no public address"), "{detail}");
+    stage.upstream.assert_untouched();
 }
 
 #[test]
