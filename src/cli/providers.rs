@@ -79,7 +79,8 @@ impl Listed {
                 } else {
                     format!("{id}:{name}")
                 };
-                ListedScheme::of(scheme, name, &spec.scheme[name])
+                let written = catalogue::find(&scheme).unwrap_or_default();
+                ListedScheme::of(scheme, name, &written)
             })
             .collect();
         let mut handshakes: Vec<_> = spec

@@ -152,7 +152,7 @@ pub(super) fn compile(
     }
 }
 
-/// The names of the parameters without which there is no scheme.
+/// The names of the parameters of a scheme, and of its handshakes, which go unanswered without them.
 pub(super) fn parameters(spec: &SchemeSpec) -> Vec<String> {
     let none = BTreeMap::new();
     let mut compiler = Compiler {
@@ -163,8 +163,21 @@ pub(super) fn parameters(spec: &SchemeSpec) -> Vec<String> {
         },
         errors: Vec::new(),
     };
-    compiler.plan(spec);
-    compiler.params.missing
+    let mut plan = compiler.plan(spec);
+    let handshakes = compiler.handshakes(spec, plan.iter_mut().collect());
+    let mut names = compiler.params.missing;
+    names.extend(
+        handshakes
+            .into_iter()
+            .flat_map(|handshake| handshake.missing),
+    );
+    let mut seen = Vec::new();
+    names.retain(|name| {
+        let new = !seen.contains(name);
+        seen.push(name.clone());
+        new
+    });
+    names
 }
 
 /// The same scheme with its headers' other names.

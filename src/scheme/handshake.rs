@@ -122,7 +122,7 @@ pub(super) struct HandshakePlan {
     confirm: Option<Confirm>,
     secret: Option<Place>,
     /// Parameters that it asks for and that the route does not give.
-    missing: Vec<String>,
+    pub(super) missing: Vec<String>,
 }
 
 #[derive(Debug, Clone)]

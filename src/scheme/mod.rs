@@ -190,7 +190,7 @@ impl Scheme {
         compile::compile(name, spec, params)
     }
 
-    /// The names of the parameters that a route has to give.
+    /// The names of the parameters that a route has to give, for the scheme and for its handshakes.
     pub fn parameters(spec: &SchemeSpec) -> Vec<String> {
         compile::parameters(spec)
     }
