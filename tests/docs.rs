@@ -334,23 +334,141 @@ fn assert_rows(document: &str, words: impl IntoIterator<Item = String>) {
 
 #[test]
 fn every_key_is_explained() {
-    let (scheme, other): (Vec<_>, Vec<_>) = config::known_keys()
-        .into_iter()
-        .partition(|key| key.starts_with("route.scheme."));
+    let keys = config::known_keys().into_iter();
+    let other = keys.filter(|key| !key.starts_with("route.scheme."));
     assert_rows("docs/configuration.md", other);
+}
+
+/// What stands under a heading of the third rank.
+fn section<'t>(text: &'t str, heading: &str) -> Option<&'t str> {
+    let (_, rest) = text.split_once(&format!("\n### {heading}\n"))?;
+    let end = ["\n### ", "\n## "].map(|next| rest.find(next).unwrap_or(rest.len()));
+    Some(&rest[..end[0].min(end[1])])
+}
+
+/// The examples in a text.
+fn examples(text: &str) -> impl Iterator<Item = &str> {
+    let blocks = text.split("```toml\n").skip(1);
+    blocks.filter_map(|block| block.split("```").next())
+}
+
+#[test]
+fn every_key_of_schemes_is_explained_with_an_example() {
     let text = read("docs/schemes.md");
-    for key in scheme {
-        let word = key.rsplit('.').next().unwrap();
-        let explained = [
-            format!("`{word}`"),
-            format!("`{word} = "),
-            format!("### {word}"),
-        ];
-        assert!(
-            explained.iter().any(|word| text.contains(word)),
-            "docs/schemes.md lacks {key}"
-        );
+    let (_, places) = text.split_once("\n## Places\n").unwrap();
+    let (places, _) = places.split_once("\n## ").unwrap();
+    let explains = |text: &str, word: &str| {
+        let spelled = [format!("`{word}`"), format!("`{word} = ")];
+        spelled.iter().any(|spelled| text.contains(spelled))
+    };
+    let uses = |text: &str, word: &str| {
+        let is_key = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        text.match_indices(word).any(|(at, _)| {
+            is_key(at) && text[at + word.len()..].trim_start().starts_with(['=', ']'])
+        })
+    };
+    let mut lacking = Vec::new();
+    let keys = config::known_keys().into_iter();
+    for key in keys.filter(|key| key.starts_with("route.scheme.")) {
+        let (table, word) = key.rsplit_once('.').unwrap();
+        // A key of the scheme itself is the heading; some stand with what they belong to.
+        let (heading, is_heading) = match table.rsplit('.').next().unwrap() {
+            "scheme" if word == "status" || word == "notes" => ("status, notes", true),
+            "scheme" => (word, true),
+            "challenge" => ("handshake", false),
+            table => (table, false),
+        };
+        let Some(section) = section(&text, heading) else {
+            lacking.push(format!("{key}: no section"));
+            continue;
+        };
+        let is_place = explains(places, word) && section.contains("(#places)");
+        if !is_heading && !is_place && !explains(section, word) {
+            lacking.push(format!("{key}: no explanation"));
+        }
+        if !is_place && !examples(section).any(|example| uses(example, word)) {
+            lacking.push(format!("{key}: no example"));
+        }
     }
+    assert!(lacking.is_empty(), "docs/schemes.md: {lacking:#?}");
+}
+
+#[test]
+fn every_word_of_schemes_is_explained() {
+    let text = read("docs/schemes.md");
+    let source = |name: &str| read(&format!("src/scheme/{name}.rs"));
+    let (compile, template, mac) = (source("compile"), source("template"), source("mac"));
+    let (canonical, handshake) = (source("canonical"), source("handshake"));
+    // Where the words are in the source, and how the document spells one of them.
+    let tables = [
+        (&mac, "const HMAC_ALGORITHMS", "];", "`…`"),
+        (&mac, "const DIGEST_ALGORITHMS", "];", "`…`"),
+        (&compile, "const PUBLIC", "];", "`…`"),
+        (&compile, "const JOSE", "];", "`…`"),
+        (&compile, "const ENCODINGS", "];", "`…`"),
+        (&compile, "const UNITS", "];", "`…`"),
+        (&compile, "const DECODERS", "];", "`…`"),
+        (&compile, "const SECRET_DIGESTS", "];", "`…`"),
+        (&compile, "fn document(", "Some((written, _))", "\"…:"),
+        (&compile, "match spec.repeated", "Some(other)", "`\"…\"`"),
+        (&compile, "&& ![\"current\"", "]", "`…`"),
+        (&template, "const SOURCES", "];", "`{…}`"),
+        (&template, "const FILTERS", "];", "`…`"),
+        (&template, "Ok(match kind {", "_ => return", "`{…:"),
+        (&canonical, "const ALL", "];", "`{canonical:…}`"),
+        (&handshake, "const KINDS", "];", "`…`"),
+        (&handshake, "const ALPHABETS", "];", "`…`"),
+        (&handshake, "const METHODS", "];", "`…`"),
+        (&handshake, "fn content_type(", "Some(other)", "`…`"),
+    ];
+    let is_word = |word: &&str| {
+        let lower = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-/".contains(&b);
+        let upper = |b: u8| b.is_ascii_uppercase();
+        !word.is_empty() && (word.bytes().all(lower) || word.bytes().all(upper))
+    };
+    let mut lacking = Vec::new();
+    for (source, begin, end, spelling) in tables {
+        let at = source.find(begin).unwrap_or_else(|| panic!("no `{begin}`"));
+        let length = source[at..]
+            .find(end)
+            .unwrap_or_else(|| panic!("no `{end}`"));
+        let literals = source[at..at + length].split('"').skip(1).step_by(2);
+        let words: BTreeSet<_> = literals.filter(is_word).collect();
+        assert!(!words.is_empty(), "`{begin}` has no words");
+        let spelled = words.iter().map(|word| spelling.replace('…', word));
+        lacking.extend(spelled.filter(|word| !text.contains(word)));
+    }
+    // Those that stand in no table.
+    let others = [
+        "`token`",
+        "`jwt-…`",
+        "`jws-…`",
+        "`structured`",
+        "`loose`",
+        "`{param:NAME}`",
+        "`{param:NAME?}`",
+        "`{header:NAME?}`",
+        "`{?query:NAME}…{/?}`",
+        "`{?body}`",
+        "`{n}`",
+        "`\"*\"`",
+        "`\"claim:payload_hash?\"`",
+    ];
+    let others = others.map(str::to_owned).into_iter();
+    lacking.extend(others.filter(|word| !text.contains(word)));
+    // The head of a provider's file.
+    let spec = source("spec");
+    let fields = item(&spec, "pub struct ProviderSpec").lines();
+    let fields = fields.filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(':'));
+    let rows = fields.map(|(name, _)| match name {
+        "scheme" => "\n| `[scheme.NAME]` |".to_owned(),
+        "handshake" => "\n| `[[handshake]]` |".to_owned(),
+        name => format!("\n| `{name}` |"),
+    });
+    let rows: Vec<_> = rows.collect();
+    assert!(rows.len() > 5, "{rows:?}");
+    lacking.extend(rows.into_iter().filter(|row| !text.contains(row)));
+    assert!(lacking.is_empty(), "docs/schemes.md lacks {lacking:#?}");
 }
 
 /// The source of an item, from the words it begins with to the brace that ends it: the first one on a line of its own

@@ -1,6 +1,7 @@
 //! A scheme as it is written: the same words in `config/providers/*.toml` and in an operator's `[route.scheme]`.
 //!
-//! Each word stands in `docs/schemes.md` with an example. [`Scheme::compile`](super::Scheme::compile) gives them meaning.
+//! Each word stands in `docs/schemes.md`, the keys with an example; a test sees to it. [`Scheme::compile`](super::Scheme::compile)
+//! gives them meaning.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
@@ -63,7 +64,7 @@ pub struct SignatureSpec {
     pub repeated: Option<bool>,
     /// Text that must stand before it, such as `sha256=`; `{algorithm}` stands for its name.
     pub prefix: Option<String>,
-    /// `hex`, `base64`, `base64url` or `base64url-nopad`.
+    /// `hex`, `base64`, `base64url`, `base64url-nopad` or `structured`.
     pub encoding: Option<String>,
     /// The value is a list of items.
     pub list: Option<ListSpec>,
@@ -103,7 +104,7 @@ pub struct TimestampSpec {
     pub item: Option<String>,
     /// Name of a claim of the token.
     pub claim: Option<String>,
-    /// `s`, `ms` or `rfc3339`; left out: `s`.
+    /// `s`, `ms`, `s-or-ms` or `rfc3339`; left out: `s`.
     pub unit: Option<String>,
     /// Allowed difference from our clock, both ways, such as `5m`; left out: `5m`.
     pub tolerance: Option<String>,

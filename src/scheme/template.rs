@@ -201,7 +201,7 @@ impl Params<'_> {
 
 /// Reads a place as it stands in a token or in `require`: `header:x-time`, `json:/a/b`.
 pub(super) fn place(written: &str, params: &mut Params<'_>) -> Result<Place, TemplateFault> {
-    let help = "write `header:NAME`, `query:NAME`, `form:NAME`, `json:/POINTER`, `item:NAME` or `claim:NAME`";
+    let help = "write `header:NAME`, `query:NAME`, `form:NAME`, `json:/POINTER`, `item:NAME`, `claim:NAME` or `protected:NAME`";
     let Some((kind, name)) = written.split_once(':') else {
         return fault(format!("`{written}` is not a place in a request"), help);
     };

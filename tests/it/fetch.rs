@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    sync::{Arc, Mutex, mpsc},
+    sync::{Mutex, mpsc},
     time::SystemTime,
 };
 
@@ -24,6 +24,7 @@ use crate::support::{
     client::{Client, Hello, Protocol},
     delivery::Delivery,
     gateway::{Builder, Gateway, assert_not_verified, assert_problem, request_id},
+    key_server::{self, Documents, document, maker, parts, server_tls, serving},
     runtime, script, tls,
     upstream::{Behaviour, Response, Upstream},
     wire::{Address, Answer},
@@ -32,53 +33,11 @@ use crate::support::{
 /// The host of the schemes that these tests write themselves.
 const KEYS_HOST: &str = "keys.example.org";
 
-/// What a key server has, by target.
-type Documents = BTreeMap<String, Response>;
-
-/// A key server for these hosts; it knows nothing but these documents.
-fn key_server(hosts: &[&str], documents: Documents) -> Upstream {
-    Upstream::start_tls(server_tls(hosts), serving(documents))
-}
-
-fn server_tls(hosts: &[&str]) -> Arc<rustls::ServerConfig> {
-    let authority = tls::authority();
-    authority.server(&authority.issue(hosts), &["http/1.1"], false)
-}
-
-fn serving(
-    documents: Documents,
-) -> impl Fn(&crate::support::wire::Head) -> Behaviour + Send + Sync + 'static {
-    move |head| {
-        let found = documents.get(head.word(1)).cloned();
-        Behaviour::Respond(found.unwrap_or_else(|| Response::new(404)))
-    }
-}
-
-fn document(target: &str, body: impl Into<Vec<u8>>) -> Documents {
-    [(target.to_owned(), Response::new(200).body(body))].into()
-}
-
-/// A gateway that finds these hosts at the key server, and trusts the tests' authorities; `lines` go into `[fetch]`.
+/// A gateway that finds these hosts at the key server; `lines` go into `[fetch]`.
 fn gateway(keys: &Upstream, hosts: &[&str], lines: &str) -> Builder {
-    let Address::Tcp(address) = keys.address() else {
-        panic!("a key server on TCP");
-    };
-    let resolve: Vec<_> = hosts
-        .iter()
-        .map(|host| format!("\"{host}\" = \"{address}\""))
-        .collect();
-    let recorded = maker("authority.crt.pem");
-    Gateway::builder()
-        .file(
-            "ca.pem",
-            [&tls::authority().certificate_pem, &recorded]
-                .map(String::as_str)
-                .concat(),
-        )
-        .config(&format!(
-            "[fetch]\nca = \"$DIR/ca.pem\"\nresolve = {{ {} }}\n{lines}\n",
-            resolve.join(", ")
-        ))
+    let at = hosts.iter().map(|host| (*host, keys));
+    let (config, (name, content)) = key_server::config(at, lines);
+    Gateway::builder().file(&name, content).config(&config)
 }
 
 /// A route without secrets; `lines` are scheme and parameters.
@@ -111,11 +70,6 @@ fn assert_unavailable(gateway: &Gateway, answer: &Answer) -> String {
 
 fn now() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()
-}
-
-/// A key or certificate of `tests/vectors/makers/keys/`.
-fn maker(name: &str) -> String {
-    fs::read_to_string(script::tests_file("vectors/makers/keys").join(name)).unwrap()
 }
 
 fn maker_key(name: &str) -> Vec<u8> {
@@ -161,12 +115,6 @@ fn recorded(provider: &str, id: &str) -> Recorded {
             .map(|(url, document)| (url.clone(), text(document)))
             .collect(),
     }
-}
-
-/// Host and target of an address.
-fn parts(url: &str) -> (&str, &str) {
-    let rest = url.strip_prefix("https://").unwrap();
-    rest.split_at(rest.find('/').unwrap())
 }
 
 /// A signer of JWTs over a body, as a provider with several keys has it.
@@ -248,7 +196,7 @@ fn jwks_route_at(name: &str, upstream: &Upstream, url: &str) -> String {
 
 /// A key server with a key set, and a gateway with a route for it.
 fn jwks_world(answer: Response, lines: &str) -> (Upstream, Upstream, Gateway) {
-    let keys = key_server(&[KEYS_HOST], [("/jwks".to_owned(), answer)].into());
+    let keys = key_server::start(&[KEYS_HOST], [("/jwks".to_owned(), answer)].into());
     let upstream = Upstream::accepting();
     let gateway = gateway(&keys, &[KEYS_HOST], lines)
         .config(&jwks_route(&upstream))
@@ -284,7 +232,7 @@ fn recorded_deliveries_verify_with_fetched_keys() {
         let recorded = recorded(provider, id);
         let (url, body) = recorded.documents.first_key_value().unwrap();
         let (host, target) = parts(url);
-        let keys = key_server(&[host], document(target, body.clone()));
+        let keys = key_server::start(&[host], document(target, body.clone()));
         let upstream = Upstream::accepting();
         let gateway = gateway(&keys, &[host], "")
             .file("fetch.secret", "let-me-in")
@@ -327,7 +275,7 @@ fn a_key_by_id_is_asked_for_with_the_secret_of_the_route() {
     let signer = Signer::of("plaid-key-1", &maker_key("p256.pem"));
     let answer = json!({"key": signer.jwk(), "request_id": "1"}).to_string();
     let host = "production.plaid.com";
-    let keys = key_server(&[host], document(target, answer));
+    let keys = key_server::start(&[host], document(target, answer));
     let upstream = Upstream::accepting();
     let gateway = gateway(&keys, &[host], "")
         .file("plaid.secret", "s3\"cret")
@@ -374,7 +322,7 @@ fn a_key_by_id_is_asked_for_with_the_secret_of_the_route() {
 #[test]
 fn a_certificate_whose_address_stands_in_the_body() {
     let host = "sns.eu-central-1.amazonaws.com";
-    let keys = key_server(&[host], document("/good.pem", maker("sns.crt.pem")));
+    let keys = key_server::start(&[host], document("/good.pem", maker("sns.crt.pem")));
     let upstream = Upstream::accepting();
     let topic = "arn:aws:sns:eu-central-1:123456789012:countersign";
     let gateway = gateway(&keys, &[host], "")
@@ -439,7 +387,7 @@ fn a_certificate_has_to_chain_to_an_authority_and_to_have_its_name() {
     let other = tls::Authority::new("unknown");
     let forged = other.issue(&["messageverificationcerts.paypal.com"]);
     documents.extend(document("/certs/unknown-authority", forged.certificate_pem));
-    let keys = key_server(&[host], documents);
+    let keys = key_server::start(&[host], documents);
     let upstream = Upstream::accepting();
     let gateway = gateway(&keys, &[host], "")
         .config(&route(
@@ -488,7 +436,7 @@ fn a_key_set_without_ids_is_fetched_anew_when_no_key_fits() {
     let none = set(
         json!([other.jwk(), {"kty": "OKP", "crv": "Ed25519", "x": BASE64URL_NOPAD.encode(&[9; 32])}]),
     );
-    let keys = key_server(&[host], [(target.to_owned(), none)].into());
+    let keys = key_server::start(&[host], [(target.to_owned(), none)].into());
     let upstream = Upstream::accepting();
     let gateway = gateway(&keys, &[host], "cool_down = \"0s\"")
         .config(&route("fal", &upstream, "scheme = \"fal\""))
@@ -585,7 +533,7 @@ fn forged_key_ids_cause_no_lookups_in_a_key_set_and_few_of_named_documents() {
     let mut documents: Documents = [("/jwks".to_owned(), jwks(&[&good]))].into();
     let one = good.jwk().to_string();
     documents.extend(document("/keys/good", one));
-    let keys = key_server(&[KEYS_HOST], documents);
+    let keys = key_server::start(&[KEYS_HOST], documents);
     let upstream = Upstream::accepting();
     let url = format!("https://{KEYS_HOST}/keys/{{protected:kid}}");
     let gateway = gateway(&keys, &[KEYS_HOST], "")
@@ -755,7 +703,7 @@ fn a_key_server_has_to_show_a_certificate_of_its_name_from_a_known_authority() {
 fn addresses_that_are_not_public_are_refused_unless_the_operator_names_them() {
     let signer = Signer::new("k");
     let set = [("/jwks".to_owned(), jwks(&[&signer]))].into();
-    let keys = key_server(&["localhost"], set);
+    let keys = key_server::start(&["localhost"], set);
     let Address::Tcp(address) = keys.address() else {
         panic!("a key server on TCP");
     };
@@ -778,7 +726,7 @@ fn addresses_that_are_not_public_are_refused_unless_the_operator_names_them() {
 #[test]
 fn where_a_key_is_pinned_nothing_is_fetched() {
     let (pinned, other) = (Signer::new("pinned"), Signer::new("other"));
-    let keys = key_server(
+    let keys = key_server::start(
         &[KEYS_HOST],
         [("/jwks".to_owned(), jwks(&[&pinned, &other]))].into(),
     );

@@ -2,10 +2,11 @@
 //! deceive arrives at all.
 //!
 //! Nothing is sampled: all vectors, over HTTP/1.1 and HTTP/2, all named traps, and all forgeries that are derived from the vectors.
-//! Left out are requests whose keys are fetched; recorded ones among them have a twin with the same key pinned.
+//! Where keys are fetched, key servers on this machine have the documents, under the hosts' own names. Those of impostors, too: what
+//! a trap names has to be refused although it could be had. Left out are two vectors whose URLs no route can be given.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
 };
@@ -14,15 +15,19 @@ use crate::support::{
     client::{self, Client, Protocol},
     delivery::Delivery,
     gateway::{assert_not_verified, assert_problem},
-    inside::Inside,
+    inside::{FOLDER, Inside},
+    key_server::{self, Documents},
     recorded::{delivery, params, secrets},
-    upstream::Upstream,
+    upstream::{Behaviour, Response, Upstream},
     vectors::{self, Forgery, Sent, Vector},
     wire::{Answer, Wire},
 };
 
 /// How many gateways share the work: each has one clock, which is set for one request at a time.
 const GATEWAYS: usize = 4;
+
+/// A file with a secret for key servers.
+const FETCH_SECRET: &str = "secrets/fetch";
 
 /// URLs that no route can be given: one has none of the path that every request has, one holds a password.
 fn has_no_route(vector: &Vector) -> bool {
@@ -43,6 +48,8 @@ struct Routes {
     hosts: HashMap<String, String>,
     config: String,
     files: Vec<(String, Vec<u8>)>,
+    /// What key servers have, by host.
+    documents: BTreeMap<String, Documents>,
 }
 
 impl Routes {
@@ -57,6 +64,9 @@ impl Routes {
     }
 
     fn add(&mut self, case: &Case<'_>, upstream: &Upstream) {
+        for (url, document) in &case.sent.fetched {
+            self.publish(url, document);
+        }
         let name = format!("r{}", self.hosts.len());
         let key = Self::key(case);
         if self.hosts.contains_key(&key) {
@@ -69,14 +79,54 @@ impl Routes {
         });
         self.config.push_str(&format!(
             "[[route]]\nname = \"{name}\"\nhost = \"{name}.example\"\npath = \"/*\"\nmethods = [\"POST\", \"GET\"]\n\
-             upstream = \"{}\"\n{secrets}{}{}{}\n",
+             upstream = \"{}\"\n{}{}{}{}{}\n",
             upstream.url(),
+            if files.is_empty() { fetch_secret(case.vector) } else { secrets },
+            handshake(case.vector),
             public_url.unwrap_or_default(),
             params(case.vector),
             case.vector.scheme_lines(),
         ));
         self.files.extend(files);
         self.hosts.insert(key, format!("{name}.example"));
+    }
+
+    /// Has a key server answer with a document.
+    fn publish(&mut self, url: &str, document: &str) {
+        let (host, target) = key_server::parts(url);
+        let documents = self
+            .documents
+            .entry(host_name(host).to_owned())
+            .or_default();
+        let response = Response::new(200).body(document);
+        let known = documents.insert(target.to_owned(), response.clone());
+        let is_same = known.is_none_or(|known| known.to_bytes() == response.to_bytes());
+        assert!(
+            is_same,
+            "two documents at {url}: they need gateways of their own"
+        );
+    }
+}
+
+/// Without user and port: an impostor's server is there, too.
+fn host_name(authority: &str) -> &str {
+    let host = authority.rsplit('@').next().unwrap();
+    host.split(':').next().unwrap()
+}
+
+/// The key server's own secret, if it wants one.
+fn fetch_secret(vector: &Vector) -> String {
+    match vector.compiled().unwrap().fetches_with_secret() {
+        true => format!("fetch_secret = {{ file = \"{FOLDER}/{FETCH_SECRET}\" }}\n"),
+        false => String::new(),
+    }
+}
+
+/// Subscriptions are confirmed by `handshakes`; here they are signed requests like others.
+fn handshake(vector: &Vector) -> &'static str {
+    match &*vector.provider {
+        "aws-sns" => "handshake = \"forward\"\n",
+        _ => "",
     }
 }
 
@@ -86,17 +136,33 @@ struct Senders {
     hosts: HashMap<String, String>,
     http1: Wire,
     http2: Client,
+    /// By host.
+    key_servers: BTreeMap<String, Upstream>,
 }
 
 impl Senders {
-    fn new(routes: Routes) -> Self {
-        let config = Inside::server(false, "") + &routes.config;
+    fn new(mut routes: Routes) -> Self {
+        let documents = routes.documents.into_iter();
+        let key_servers: BTreeMap<_, _> = documents
+            .map(|(host, documents)| {
+                let server = key_server::start(&[&host], documents);
+                (host, server)
+            })
+            .collect();
+        let at = key_servers.iter().map(|(host, server)| (&**host, server));
+        let (fetch, ca) = key_server::config(at, "");
+        routes.files.push(ca);
+        routes
+            .files
+            .push((FETCH_SECRET.to_owned(), b"let-me-in".to_vec()));
+        let config = Inside::server(false, "") + &fetch + &routes.config;
         let gateway = Inside::start(&config, false, &routes.files);
         Self {
             http1: client::raw(gateway.door()),
             http2: Client::connect(gateway.door(), Protocol::Http2),
             gateway,
             hosts: routes.hosts,
+            key_servers,
         }
     }
 
@@ -133,6 +199,14 @@ fn forgeries(vector: &Vector) -> Vec<Forgery> {
     forgeries
 }
 
+/// The hosts where keys of recorded requests are; others are impostors.
+fn genuine_hosts() -> BTreeSet<String> {
+    let vectors = vectors::positives();
+    let urls = vectors.iter().flat_map(|vector| vector.fetched.keys());
+    urls.map(|url| host_name(key_server::parts(url).0).to_owned())
+        .collect()
+}
+
 /// Shares the cases out over gateways of their own.
 fn on_gateways<'v>(
     cases: Vec<Case<'v>>,
@@ -162,15 +236,13 @@ fn on_gateways<'v>(
 fn every_recorded_request_arrives_byte_for_byte_with_one_mark() {
     let vectors = vectors::positives();
     let cases = recorded(&vectors);
-    assert!(cases.len() >= 669, "{}", cases.len());
+    assert!(cases.len() >= 704, "{}", cases.len());
     forward_all(cases);
 }
 
-/// The requests that can be sent and have keys of their own.
+/// The requests that can be sent.
 fn recorded(vectors: &[Vector]) -> Vec<Case<'_>> {
-    let routed = vectors
-        .iter()
-        .filter(|vector| !vector.secrets.is_empty() && !has_no_route(vector));
+    let routed = vectors.iter().filter(|vector| !has_no_route(vector));
     let as_recorded = |vector| Case {
         vector,
         what: "as recorded",
@@ -217,15 +289,51 @@ fn every_named_trap_is_refused_and_no_upstream_hears_of_it() {
     let traps = vectors::traps();
     let cases: Vec<_> = traps
         .iter()
-        .filter(|trap| !trap.secrets.is_empty())
         .map(|vector| Case {
             vector,
             what: "trap",
             sent: vector.sent(),
         })
         .collect();
-    assert!(cases.len() > 225, "{}", cases.len());
+    assert!(cases.len() >= 241, "{}", cases.len());
     refuse_all(cases);
+}
+
+/// Those whose requests say which document has the key. All others have one document for all requests.
+const NAME_THEIR_KEY: [&str; 6] = [
+    "aws-sns",
+    "circle",
+    "mailchannels",
+    "paypal",
+    "plaid",
+    "truelayer",
+];
+
+#[test]
+fn without_a_key_no_request_verifies_and_who_named_one_that_is_not_there_is_told_no_more() {
+    let vectors = vectors::positives();
+    for status in [404, 500] {
+        let mut cases = recorded(&vectors);
+        cases.retain(|case| case.vector.secrets.is_empty());
+        assert!(cases.len() >= 35, "{}", cases.len());
+        on_gateways(cases, |senders, upstream, cases| {
+            for server in senders.key_servers.values() {
+                server.behave(move |_| Behaviour::Respond(Response::new(status)));
+            }
+            for case in &cases {
+                let (_, answer) = senders.send(case, Protocol::Http1);
+                let is_forged = status == 404 && NAME_THEIR_KEY.contains(&&*case.vector.provider);
+                let want = if is_forged { 401 } else { 503 };
+                let name = case.vector.name();
+                assert_eq!(answer.status, want, "{name}, {status}: {answer:?}");
+                match is_forged {
+                    true => assert_not_verified(&answer),
+                    false => assert_problem(&answer, 503, "try_later"),
+                }
+            }
+            upstream.assert_untouched();
+        });
+    }
 }
 
 #[test]
@@ -278,6 +386,12 @@ fn refuse_all(cases: Vec<Case<'_>>) {
             refused.fetch_add(1, Ordering::Relaxed);
         }
         upstream.assert_untouched();
+        let genuine = genuine_hosts();
+        for (host, server) in &senders.key_servers {
+            if !genuine.contains(host) {
+                server.assert_untouched();
+            }
+        }
     });
     assert_eq!(refused.into_inner(), all);
 }

@@ -15,6 +15,7 @@ pub(crate) mod frames;
 pub(crate) mod gateway;
 pub(crate) mod http2;
 pub(crate) mod inside;
+pub(crate) mod key_server;
 pub(crate) mod logs;
 pub(crate) mod recorded;
 pub(crate) mod recorder;
