@@ -517,7 +517,7 @@ for (const file of fs.readdirSync(folder).sort()) {
         if (good.yes || good.SKIP) break;
       }
       if (good.SKIP) continue;
-      let bad = { yes: false };
+      let bad = { yes: false }, twin;
       if (!j.unsigned_body && good.yes && raw.length) {
         let other;
         if (j.flip) other = Buffer.from(j.flip(raw.toString("utf8")));
@@ -527,11 +527,11 @@ for (const file of fs.readdirSync(folder).sort()) {
           while (at < raw.length - 1 && !(raw[at] >= 97 && raw[at] < 122 && raw[at - 1] >= 97 && raw[at - 1] < 122)) at++;
           other[at] ^= raw[at] === 97 ? 3 : 1;
         }
-        const changed = !other.equals(raw);
-        bad = changed ? await decide(j.run, { ...base, raw: other, body: other.toString("utf8") }) : { yes: v.request.method === "GET" ? false : "unchanged" };
+        if (!other.equals(raw)) twin = other.toString("base64");
+        bad = twin ? await decide(j.run, { ...base, raw: other, body: other.toString("utf8") }) : { yes: v.request.method === "GET" ? false : "unchanged" };
       }
       const official = typeof j.official === "function" ? j.official(provider) : j.official ?? true;
-      say({ provider, vector: v.id, package: `npm:${j.pkg}@${packages[j.pkg]}`, function: j.fn, official, signs: Boolean(j.signs), good: good.yes, refused: bad.yes === false, body_signed: !j.unsigned_body, why: good.why ?? (bad.yes !== false ? `changed body: ${bad.yes}` : undefined) });
+      say({ provider, vector: v.id, package: `npm:${j.pkg}@${packages[j.pkg]}`, function: j.fn, official, signs: Boolean(j.signs), good: good.yes, refused: bad.yes === false, body_signed: !j.unsigned_body, changed: twin, why: good.why ?? (bad.yes !== false ? `changed body: ${bad.yes}` : undefined) });
     }
   }
 }

@@ -410,13 +410,14 @@ for path in sorted(FOLDER.glob("*.json")):
                     good, why = decide(run, R(provider, v, raw, secret))
                     if good:
                         break
-                refused = True
+                refused, twin = True, {}
                 if good and signed_body and raw:
                     other = flip(raw.decode()).encode() if flip else neighbour(raw)
                     if other != raw:
+                        twin = {"changed": base64.b64encode(other).decode()}
                         refused = not decide(run, R(provider, v, other, secret))[0]
                     elif v["request"]["method"] != "GET":
                         refused = False
             print(json.dumps({"provider": provider, "vector": v["id"], "package": f"pypi:{package}@{importlib.metadata.version(package)}", "function": function,
                               "official": official if isinstance(official, bool) else official == provider, "signs": signs, "good": good, "refused": refused,
-                              "body_signed": signed_body, "why": why or (None if refused else "changed body accepted")}), file=OUT)
+                              "body_signed": signed_body, **twin, "why": why or (None if refused else "changed body accepted")}), file=OUT)
