@@ -2,6 +2,8 @@
 //!
 //! Requests that are not signed are looked at before anything else of the route, and are answered here or, where the operator
 //! wrote so, go on without a body and without the mark. Those that are signed are looked at once they are verified.
+//!
+//! What only a handshake needs is in a box: it would else make the future of every request larger, and each is moved and cleared.
 
 use std::{fs, io, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path};
 
@@ -45,7 +47,8 @@ pub async fn of_head(
     };
     if route.scheme.handshake_mode() == HandshakeMode::Answer {
         *kind = Some(handshake.kind());
-        let answer = answer(route, &handshake, keys.first().copied(), received.at).await?;
+        let key = keys.first().copied();
+        let answer = Box::pin(answer(route, handshake, key, received.at)).await?;
         return Ok(Some(Unsigned::Answer(answer)));
     }
     // A body that nobody signed is not forwarded: then it has to verify as any delivery.
@@ -87,7 +90,7 @@ pub async fn of_body(
     };
     *kind = Some(handshake.kind());
     let key = route.usable_keys(at).first().copied();
-    answer(route, &handshake, key, at).await.map(Some)
+    answer(route, handshake, key, at).await.map(Some)
 }
 
 /// Looks whether a verified request is a handshake. `None`: it is a delivery.
@@ -113,6 +116,16 @@ pub async fn of_verified(
     {
         return Ok(None);
     }
+    Box::pin(of_verified_body(verified, key, fetcher, kind)).await
+}
+
+async fn of_verified_body(
+    verified: &mut Verified<'_>,
+    key: Option<usize>,
+    fetcher: Option<&Fetcher>,
+    kind: &mut Option<HandshakeKind>,
+) -> Result<Option<HandshakeAnswer>, Rejection> {
+    let route = verified.route();
     let body = verified.whole_body().await.map_err(Rejection::Store)?;
     let handshake = route
         .scheme
@@ -131,14 +144,12 @@ pub async fn of_verified(
         }
         fetcher.confirm(url).await?;
     }
-    answer(route, &handshake, key, verified.at())
-        .await
-        .map(Some)
+    answer(route, handshake, key, verified.at()).await.map(Some)
 }
 
 async fn answer(
     route: &Route,
-    handshake: &Handshake<'_>,
+    handshake: Handshake<'_>,
     key: Option<usize>,
     at: UnixTime,
 ) -> Result<HandshakeAnswer, Rejection> {

@@ -82,7 +82,8 @@ async fn handle(
             Ok(claim) => claim,
             Err(refusal) => {
                 let (bodies, kind) = (&s.bodies, &mut event.handshake);
-                let answer = handshake::of_body(route, received, bodies, s.pace, kind).await?;
+                let answer = handshake::of_body(route, received, bodies, s.pace, kind);
+                let answer = Box::pin(answer).await?;
                 return answer.map(Handled::Handshake).ok_or(refusal);
             }
         },
