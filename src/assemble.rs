@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::{
     body::{BodyStore, BodyStoreConfig},
     clock::SystemClock,
-    config::{Config, RouteConfig},
+    config::{Config, RouteConfig, SecretConfig},
     fetch::Fetcher,
     forward::Identity,
     pipeline::{Gateway, RequestIds},
@@ -42,11 +42,15 @@ pub struct Finding {
 /// # Errors
 /// If a certificate or key for an upstream cannot be used.
 pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<Finding>)> {
-    let mut findings = Vec::new();
+    let (mut findings, mut shared) = (Vec::new(), Shared::default());
     let metrics = Metrics::default();
     let (mut routes, mut upstreams, mut counters) = (Vec::new(), Vec::new(), Vec::new());
     for (index, route_config) in config.routes.iter().enumerate() {
-        let mut route = Route::new(index, route_config, keys(route_config, &mut findings));
+        let mut route = Route::new(
+            index,
+            route_config,
+            keys(route_config, &mut findings, &mut shared),
+        );
         route.fetching = fetching(route_config, &mut findings);
         counters.push(metrics.route(&route));
         upstreams.push(
@@ -55,7 +59,7 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         );
         routes.push((route_config.host.clone(), route_config.path.clone(), route));
     }
-    shared_secrets(config, &mut findings);
+    findings.append(&mut shared.findings);
     let routes = RouteTable::new(routes);
     let fetches = |route: &Route| route.fetching.is_some() || route.scheme.confirms();
     let fetcher = match routes.iter().any(fetches) {
@@ -116,39 +120,41 @@ fn doubts(scheme: &Scheme, secret: &Secret) -> Vec<String> {
     texts
 }
 
-/// Names the routes that have a secret of an earlier route: whoever learns one of them can send to both.
-fn shared_secrets(config: &Config, findings: &mut Vec<Finding>) {
-    let mut seen: Vec<(&RouteConfig, Secret)> = Vec::new();
-    for route in config
-        .routes
-        .iter()
-        .filter(|route| !route.scheme.has_public_keys())
-    {
-        for secret in &route.secrets {
-            let Ok(loaded) = secret.source.read() else {
-                continue;
-            };
-            let earlier = seen.iter().find(|(other, known)| {
-                other.name != route.name && known.expose() == loaded.secret.expose()
+/// Secrets that both sides share, with their routes, and what is to be said of those that stand in several.
+#[derive(Default)]
+struct Shared<'c> {
+    seen: Vec<(&'c str, Secret)>,
+    findings: Vec<Finding>,
+}
+
+impl<'c> Shared<'c> {
+    /// Names the earlier route that has the same secret: whoever learns it can send to both.
+    fn add(&mut self, route: &'c str, config: &SecretConfig, secret: Secret) {
+        let earlier = self
+            .seen
+            .iter()
+            .find(|(other, known)| *other != route && known.expose() == secret.expose());
+        if let Some((other, _)) = earlier {
+            self.findings.push(Finding {
+                route: route.to_owned(),
+                key: Some(config.id.clone()),
+                unusable: false,
+                text: format!(
+                    "{}: route `{other}` has the same secret; give each its own, so that a delivery for one does not pass on the other",
+                    config.source
+                ),
             });
-            if let Some((other, _)) = earlier {
-                findings.push(Finding {
-                    route: route.name.clone(),
-                    key: Some(secret.id.clone()),
-                    unusable: false,
-                    text: format!(
-                        "{}: route `{}` has the same secret; give each its own, so that a delivery for one does not pass on the other",
-                        secret.source, other.name
-                    ),
-                });
-            }
-            seen.push((route, loaded.secret));
         }
+        self.seen.push((route, secret));
     }
 }
 
 /// Reads a route's secrets and makes keys of those that can be used.
-fn keys(config: &RouteConfig, findings: &mut Vec<Finding>) -> Vec<RouteKey> {
+fn keys<'c>(
+    config: &'c RouteConfig,
+    findings: &mut Vec<Finding>,
+    shared: &mut Shared<'c>,
+) -> Vec<RouteKey> {
     let mut keys = Vec::new();
     for secret in &config.secrets {
         let mut found = |unusable, text| {
@@ -166,6 +172,9 @@ fn keys(config: &RouteConfig, findings: &mut Vec<Finding>) -> Vec<RouteKey> {
             match config.scheme.key(&read) {
                 Ok(key) => keys.push(RouteKey::new(config, secret, key)),
                 Err(error) => found(true, format!("{} {error}", secret.source)),
+            }
+            if !config.scheme.has_public_keys() {
+                shared.add(&config.name, secret, read);
             }
         }
     }
