@@ -4,9 +4,11 @@
 
 mod check;
 mod client;
+mod completions;
 mod demo;
 mod draft;
 mod health;
+mod man;
 mod providers;
 pub mod saved;
 mod send;
@@ -22,7 +24,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::{config::ConfigErrors, reject::Chain};
 
@@ -59,6 +61,10 @@ enum Command {
     Health(health::Args),
     /// See it work: gateway over TLS, echoing upstream, throw-away certificate and secret
     Demo(demo::Args),
+    /// Print a script that completes the command line in a shell
+    Completions(completions::Args),
+    /// Print a manual page, or write all of them
+    Man(man::Args),
 }
 
 /// How a command ended that did not simply go well.
@@ -96,6 +102,8 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => man::run(&args, Cli::command()),
     };
     let (code, text) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
