@@ -1170,6 +1170,7 @@ fn help_and_version_go_to_stdout() {
         "health",
         "demo",
         "completions",
+        "schema",
         "man",
     ] {
         let help = desk.run(&[command, "--help"]).ends_with(0);
@@ -1194,6 +1195,25 @@ fn commands(desk: &Desk) -> Vec<String> {
     let names: Vec<_> = names.filter(|name| name != "help").collect();
     assert!(names.len() > 8, "{names:?}");
     names
+}
+
+#[test]
+fn the_schema_is_json_that_knows_every_key() {
+    let schema = Desk::new().run(&["schema"]).ends_with(0);
+    let schema = schema.json();
+    assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
+    for key in countersign::config::known_keys() {
+        let mut at = &schema;
+        for name in key.split('.') {
+            let choices = at["anyOf"].as_array();
+            let table =
+                choices.and_then(|choices| choices.iter().find(|one| one["type"] == "object"));
+            at = table.unwrap_or(at);
+            at = at.get("items").unwrap_or(at);
+            at = &at["properties"][name];
+        }
+        assert!(at.is_object(), "no {key}");
+    }
 }
 
 #[test]

@@ -26,7 +26,10 @@ use std::{
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{config::ConfigErrors, reject::Chain};
+use crate::{
+    config::{self, ConfigErrors},
+    reject::Chain,
+};
 
 /// Stands in front of a webhook receiver: verifies signatures over the raw body and forwards the bytes unchanged.
 #[derive(Parser)]
@@ -63,6 +66,8 @@ enum Command {
     Demo(demo::Args),
     /// Print a script that completes the command line in a shell
     Completions(completions::Args),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
     /// Print a manual page, or write all of them
     Man(man::Args),
 }
@@ -103,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Health(args) => health::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Schema => schema(),
         Command::Man(args) => man::run(&args, Cli::command()),
     };
     let (code, text) = match outcome {
@@ -116,6 +122,13 @@ pub fn main() -> ExitCode {
     // A closed stderr is nothing to die of.
     let _ = writeln!(io::stderr(), "{text}");
     ExitCode::from(code)
+}
+
+fn schema() -> Outcome {
+    print(format_args!(
+        "{}\n",
+        serde_json::to_string_pretty(&config::schema())?
+    ))
 }
 
 /// Prints to stdout; a reader that has gone is not an error.
