@@ -1169,6 +1169,9 @@ fn help_and_version_go_to_stdout() {
         "send",
         "health",
         "demo",
+        "completions",
+        "schema",
+        "man",
     ] {
         let help = desk.run(&[command, "--help"]).ends_with(0);
         assert!(help.stdout.contains(&format!("countersign {command}")));
@@ -1179,6 +1182,90 @@ fn help_and_version_go_to_stdout() {
         version,
         concat!("countersign ", env!("CARGO_PKG_VERSION"), "\n")
     );
+}
+
+/// The commands that the help lists.
+fn commands(desk: &Desk) -> Vec<String> {
+    let help = desk.run(&["--help"]).ends_with(0).stdout;
+    let (_, list) = help.split_once("\nCommands:\n").unwrap();
+    let rows = list.lines().take_while(|line| !line.is_empty());
+    // Continued lines are indented further.
+    let rows = rows.filter_map(|line| line.strip_prefix("  ").filter(|row| !row.starts_with(' ')));
+    let names = rows.filter_map(|row| Some(row.split(' ').next()?.to_owned()));
+    let names: Vec<_> = names.filter(|name| name != "help").collect();
+    assert!(names.len() > 8, "{names:?}");
+    names
+}
+
+#[test]
+fn the_schema_is_json_that_knows_every_key() {
+    let schema = Desk::new().run(&["schema"]).ends_with(0);
+    let schema = schema.json();
+    assert_eq!(schema["$schema"], "http://json-schema.org/draft-07/schema#");
+    for key in countersign::config::known_keys() {
+        let mut at = &schema;
+        for name in key.split('.') {
+            let choices = at["anyOf"].as_array();
+            let table =
+                choices.and_then(|choices| choices.iter().find(|one| one["type"] == "object"));
+            at = table.unwrap_or(at);
+            at = at.get("items").unwrap_or(at);
+            at = &at["properties"][name];
+        }
+        assert!(at.is_object(), "no {key}");
+    }
+}
+
+#[test]
+fn every_command_and_flag_has_its_place_in_manual_and_completions() {
+    let desk = Desk::new();
+    let flags = |help: &str| -> Vec<String> {
+        let words = help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+        let flags = words.filter(|word| word.strip_prefix("--").is_some_and(|flag| flag.len() > 1));
+        flags.map(str::to_owned).collect()
+    };
+    let shells = ["bash", "elvish", "fish", "powershell", "zsh"];
+    let scripts = shells.map(|shell| desk.run(&["completions", shell]).ends_with(0).stdout);
+    let overview = desk.run(&["man"]).ends_with(0).stdout;
+    let folder = desk.0.path().join("man");
+    fs::create_dir(&folder).unwrap();
+    desk.run(&["man", "--out", "man"]).ends_with(0);
+    assert_eq!(
+        fs::read_to_string(folder.join("countersign.1")).unwrap(),
+        overview
+    );
+    let commands = commands(&desk);
+    for command in &commands {
+        assert!(overview.contains(&format!("countersign\\-{command}(1)")));
+        let page = desk.run(&["man", command]).ends_with(0).stdout;
+        let file = folder.join(format!("countersign-{command}.1"));
+        assert_eq!(fs::read_to_string(file).unwrap(), page);
+        let (_, options) = page.split_once("\n.SH OPTIONS\n").unwrap();
+        for flag in flags(&desk.run(&[command, "--help"]).ends_with(0).stdout) {
+            let escaped = flag.replace('-', "\\-");
+            assert!(
+                options.contains(&escaped),
+                "no {flag} in the page of {command}"
+            );
+            for (shell, script) in shells.iter().zip(&scripts) {
+                let flag = flag.trim_start_matches('-');
+                assert!(
+                    script.contains(command.as_str()) && script.contains(flag),
+                    "{shell}: {command} {flag}"
+                );
+            }
+        }
+    }
+    assert_eq!(fs::read_dir(folder).unwrap().count(), commands.len() + 1);
+    desk.run(&["man", "sevre"])
+        .ends_with(2)
+        .says(&["no command `sevre`"]);
+    desk.run(&["man", "--out", "nowhere"])
+        .ends_with(2)
+        .says(&["nowhere/countersign"]);
+    desk.run(&["completions", "korn"])
+        .ends_with(2)
+        .says(&["zsh"]);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 )]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -571,6 +571,111 @@ fn every_metric_is_explained() {
             "docs/operations.md lacks the metric {name}"
         );
     }
+}
+
+/// The metrics as operators see them, with their labels: the table of the document, each row held against the code.
+fn exported_metrics(operations: &str) -> BTreeMap<&str, BTreeSet<&str>> {
+    let names = words(&read("src/telemetry/names.rs"));
+    let (_, table) = operations.split_once("\n## Metrics\n").unwrap();
+    let (table, _) = table.split_once("\n## ").unwrap();
+    let rows = table.lines().filter_map(|line| {
+        let mut cells = line.split('|').skip(1).map(str::trim);
+        let name = cells.next()?.strip_prefix('`')?.strip_suffix('`')?;
+        let labels = cells.next()?.split('`').skip(1).step_by(2).collect();
+        let ends = ["", "_total", "_seconds", "_bytes", "_info"].into_iter();
+        let mut bases = ends.filter_map(|end| name.strip_suffix(end));
+        assert!(
+            bases.any(|base| names.iter().any(|known| known == base)),
+            "docs/operations.md explains {name}, which does not exist"
+        );
+        Some((name, labels))
+    });
+    rows.collect()
+}
+
+#[test]
+fn dashboard_and_alerts_ask_for_what_there_is() {
+    let operations = read("docs/operations.md");
+    let metrics = exported_metrics(&operations);
+    let verdicts = words(item(&read("src/telemetry/events.rs"), "fn as_str(self)"));
+    let mut faults = Vec::new();
+    for file in [
+        "packaging/grafana/countersign.json",
+        "packaging/prometheus/alerts.yml",
+        "packaging/prometheus/alerts.test.yml",
+    ] {
+        let text = read(file).replace("\\\"", "\"");
+        let uses: Vec<_> = text.match_indices("countersign_").collect();
+        assert!(uses.len() > 10, "{file} names no metrics");
+        for (at, _) in uses {
+            let rest = &text[at..];
+            let end = rest
+                .find(|c: char| !c.is_ascii_lowercase() && c != '_')
+                .unwrap();
+            let (name, rest) = rest.split_at(end);
+            let parts = ["_bucket", "_count", "_sum"].into_iter();
+            let histogram = parts.filter_map(|part| name.strip_suffix(part)).next();
+            let Some(labels) = metrics.get(name).or_else(|| metrics.get(histogram?)) else {
+                faults.push(format!("{file}: there is no metric {name}"));
+                continue;
+            };
+            let Some(selector) = rest.strip_prefix('{') else {
+                continue;
+            };
+            for matcher in selector.split('}').next().unwrap().split(", ") {
+                let (label, value) = matcher.split_once(['=', '!']).unwrap();
+                if !labels.contains(label) && !["job", "instance", "le"].contains(&label) {
+                    faults.push(format!("{file}: {name} has no label {label}"));
+                }
+                let mut values = value.trim_matches(['=', '~', '"']).split('|');
+                if label == "outcome" && !values.all(|value| verdicts.iter().any(|v| v == value)) {
+                    faults.push(format!("{file}: there is no outcome {value}"));
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn every_alert_has_a_runbook_and_a_test() {
+    let operations = read("docs/operations.md");
+    let rules = read("packaging/prometheus/alerts.yml");
+    let tests = read("packaging/prometheus/alerts.test.yml");
+    let mut names = BTreeSet::new();
+    for rule in rules.split("- alert: ").skip(1) {
+        let (name, rule) = rule.split_once('\n').unwrap();
+        names.insert(name);
+        for line in [
+            "for: ".to_owned(),
+            format!("runbook: docs/operations.md#{}", name.to_lowercase()),
+        ] {
+            assert!(
+                rule.lines()
+                    .any(|text| text.trim_start().starts_with(&line)),
+                "{name} lacks `{line}`"
+            );
+        }
+        let severities = ["critical", "warning"];
+        let severity = severities.map(|word| rule.contains(&format!("severity: {word}\n")));
+        assert!(severity.contains(&true), "{name}");
+        let section = section(&operations, name);
+        let section =
+            section.unwrap_or_else(|| panic!("docs/operations.md does not explain {name}"));
+        assert_eq!(section.starts_with("\nCritical."), severity[0], "{name}");
+        let mut cases = tests.split("alertname: ").skip(1);
+        let fires = cases.any(|case| {
+            case.strip_prefix(name)
+                .is_some_and(|case| case.starts_with("\n        exp_alerts:\n"))
+        });
+        assert!(fires, "no test lets {name} fire");
+    }
+    let (_, explained) = operations.split_once("\n## Alerts\n").unwrap();
+    let (explained, _) = explained.split_once("\n## ").unwrap();
+    let explained = explained
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "));
+    assert_eq!(explained.collect::<BTreeSet<_>>(), names);
 }
 
 #[test]

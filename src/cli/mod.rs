@@ -4,9 +4,11 @@
 
 mod check;
 mod client;
+mod completions;
 mod demo;
 mod draft;
 mod health;
+mod man;
 mod providers;
 pub mod saved;
 mod send;
@@ -22,9 +24,12 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use crate::{config::ConfigErrors, reject::Chain};
+use crate::{
+    config::{self, ConfigErrors},
+    reject::Chain,
+};
 
 /// Stands in front of a webhook receiver: verifies signatures over the raw body and forwards the bytes unchanged.
 #[derive(Parser)]
@@ -59,6 +64,12 @@ enum Command {
     Health(health::Args),
     /// See it work: gateway over TLS, echoing upstream, throw-away certificate and secret
     Demo(demo::Args),
+    /// Print a script that completes the command line in a shell
+    Completions(completions::Args),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Print a manual page, or write all of them
+    Man(man::Args),
 }
 
 /// How a command ended that did not simply go well.
@@ -96,6 +107,9 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(&args),
         Command::Health(args) => health::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Schema => schema(),
+        Command::Man(args) => man::run(&args, Cli::command()),
     };
     let (code, text) = match outcome {
         Ok(()) => return ExitCode::SUCCESS,
@@ -108,6 +122,13 @@ pub fn main() -> ExitCode {
     // A closed stderr is nothing to die of.
     let _ = writeln!(io::stderr(), "{text}");
     ExitCode::from(code)
+}
+
+fn schema() -> Outcome {
+    print(format_args!(
+        "{}\n",
+        serde_json::to_string_pretty(&config::schema())?
+    ))
 }
 
 /// Prints to stdout; a reader that has gone is not an error.

@@ -13,6 +13,7 @@ mod layers;
 mod public_url;
 mod raw;
 mod route;
+mod schema;
 mod server;
 mod units;
 
@@ -27,6 +28,7 @@ pub use self::{
     layers::environment,
     public_url::PublicUrl,
     raw::known_keys,
+    schema::schema,
 };
 use crate::{clock::UnixTime, scheme::Scheme, secret::SecretSource};
 

@@ -9,6 +9,7 @@ use serde::{
     de::{self, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
+use super::schema::fields;
 use crate::scheme::{
     SchemeSpec,
     spec::{
@@ -373,32 +374,4 @@ pub fn known_keys() -> Vec<String> {
     );
     add("fetch.", fields::<RawFetch>());
     keys
-}
-
-/// The fields of a derived type, asked of the derivation itself: no list to forget.
-fn fields<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
-    struct Asker<'a>(&'a mut &'static [&'static str]);
-    impl<'de> Deserializer<'de> for Asker<'_> {
-        type Error = de::value::Error;
-        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-            Err(de::Error::custom("only the fields are wanted"))
-        }
-        fn deserialize_struct<V: Visitor<'de>>(
-            self,
-            _: &'static str,
-            fields: &'static [&'static str],
-            visitor: V,
-        ) -> Result<V::Value, Self::Error> {
-            *self.0 = fields;
-            self.deserialize_any(visitor)
-        }
-        serde::forward_to_deserialize_any! {
-            bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
-            newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-        }
-    }
-    let mut found: &'static [&'static str] = &[];
-    // The outcome is an error by construction; the fields have arrived by then.
-    let _ = T::deserialize(Asker(&mut found));
-    found
 }

@@ -1,6 +1,6 @@
 //! Sizes and rates as people write them.
 
-const UNITS: [(&str, u64); 7] = [
+pub(super) const UNITS: [(&str, u64); 7] = [
     ("B", 1),
     ("KB", 1000),
     ("MB", 1_000_000),
