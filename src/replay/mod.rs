@@ -3,8 +3,12 @@
 //! This version has no store, so every lease is [`Lease::NotRequired`]. The stage stands already, because the forwarder takes
 //! [`Admitted`] and nothing less.
 
+pub mod memory;
+mod store;
+
 use std::fmt;
 
+pub use self::store::{Admission, Id, IdKey, Settlement, Store, StoreFault, Token};
 use crate::verify::Verified;
 
 /// A verified request that may be forwarded now.
