@@ -382,3 +382,6 @@ impl fmt::Debug for Admitted<'_> {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;
