@@ -147,6 +147,10 @@ impl Guard {
 
     /// Waits until every delivery has been settled whose sender has left.
     pub async fn settled(&self) {
+        if !self.left.is_empty() {
+            let deliveries = self.left.len();
+            tracing::info!(deliveries, "draining deliveries whose senders have left");
+        }
         self.left.wait().await;
     }
 

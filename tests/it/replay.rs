@@ -519,9 +519,10 @@ fn a_stopping_process_waits_for_deliveries_whose_senders_left() {
     assert!(
         gateway
             .logs()
-            .wait_for(|line| line.is("draining"))
+            .wait_for(|line| line.is("draining deliveries whose senders have left"))
             .is_some()
     );
+    assert!(!gateway.logs().lines().iter().any(|line| line.is("stopped")));
     upstream.release();
     assert!(gateway.wait_exit().success());
     assert!(gateway.logs().wait_for(|line| line.is("stopped")).is_some());
