@@ -220,6 +220,8 @@ fn of_many_threads_that_ask_at_once_one_is_granted() {
                     let id = id(round);
                     if let Admission::Granted(token) = store.admit(id, 1000 * SECOND, now) {
                         granted[round as usize].fetch_add(1, Ordering::Relaxed);
+                        // For the others to come between.
+                        thread::yield_now();
                         // Every third fails, and another thread may have it then.
                         let settlement = if (round + thread as u64).is_multiple_of(3) {
                             granted[round as usize].fetch_sub(1, Ordering::Relaxed);
