@@ -21,6 +21,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use http::{Response, StatusCode};
@@ -67,7 +68,7 @@ pub struct Held {
     guard: Arc<Guard>,
     id: Id,
     token: Token,
-    settings: GuardConfig,
+    window: Duration,
 }
 
 /// What the guard says to a delivery.
@@ -181,7 +182,7 @@ impl Guard {
                     guard: self.clone(),
                     id,
                     token,
-                    settings: settings.clone(),
+                    window: settings.window,
                 };
                 admitted(request, Lease::Held(held))
             }
@@ -307,7 +308,7 @@ impl Held {
         match outcome {
             Ok(response) if response.status().is_success() => Settlement::Succeeded {
                 status: response.status().as_u16(),
-                window: self.settings.window,
+                window: self.window,
             },
             Ok(_) | Err(_) => Settlement::Failed,
         }

@@ -43,7 +43,10 @@ impl Memory {
     fn granted(&mut self, id: Id) -> Token {
         match self.store.admit(id, SECOND, self.now) {
             Admission::Granted(token) => token,
-            other => panic!("{other:?}"),
+            other
+            @ (Admission::Succeeded { .. } | Admission::InFlight { .. } | Admission::Full) => {
+                panic!("{other:?}")
+            }
         }
     }
 
@@ -156,7 +159,7 @@ fn takes_no_more_than_it_says() {
         .map_while(
             |number| match memory.store.admit(id(number), SECOND, memory.now) {
                 Admission::Granted(token) => Some((number, token)),
-                _ => None,
+                Admission::Succeeded { .. } | Admission::InFlight { .. } | Admission::Full => None,
             },
         )
         .collect();

@@ -13,7 +13,6 @@ use crate::support::{
     client::{self, Client, Protocol},
     delivery::Delivery,
     gateway::{Builder, Gateway, assert_problem, request_id},
-    logs::Line,
     runtime, sign,
     upstream::{Behaviour, Response, Upstream},
     wire::{Answer, Wire},
@@ -70,15 +69,6 @@ impl Setup {
         let mut wire = client::raw(self.gateway.door());
         wire.send(&delivery.raw()).unwrap();
         wire
-    }
-
-    /// The log line of a duplicate, which names no request id to its sender.
-    fn last_line(&self, count: usize) -> Line {
-        let lines = self
-            .gateway
-            .logs()
-            .wait_for_count(count, |line| line.is("request"));
-        lines[count - 1].clone()
     }
 
     /// Sends it until it is forwarded once more, for lack of another sign that time has passed.
