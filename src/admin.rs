@@ -82,6 +82,7 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, stopping: bool) -> Res
                 .is_some_and(|query| query.split('&').any(|word| word == "verbose")),
         ),
         "/metrics" => {
+            gateway.snapshot.replay.observe();
             let metrics = gateway
                 .telemetry
                 .metrics

@@ -12,6 +12,7 @@ mod fetch;
 mod layers;
 mod public_url;
 mod raw;
+mod replay;
 mod route;
 mod schema;
 mod server;
@@ -107,7 +108,9 @@ pub fn load(
     let limits = checker.limits(&raw.limits);
     let log = checker.log(&raw.log);
     let fetch = checker.fetch(&raw.fetch);
+    let replay = checker.replay(&raw.replay);
     let routes = checker.routes(&raw.route, &limits);
+    checker.guards_something(&routes);
     checker.marks_differ(&server.mark, &routes);
     let mut problems = checker.into_problems();
     if problems
@@ -123,6 +126,7 @@ pub fn load(
             limits,
             log,
             fetch,
+            replay,
             routes,
         },
         warnings: problems,
@@ -140,6 +144,8 @@ pub struct Config {
     pub log: Log,
     /// `[fetch]`
     pub fetch: FetchConfig,
+    /// `[replay]`
+    pub replay: ReplayConfig,
     /// `[[route]]`, in the order of the file. At least one.
     pub routes: Vec<RouteConfig>,
 }
@@ -267,6 +273,55 @@ pub struct FetchConfig {
     pub cool_down: Duration,
 }
 
+/// `[replay]`: what the guards of all routes share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplayConfig {
+    /// Where deliveries are remembered.
+    pub store: ReplayStore,
+    /// What happens to deliveries while that store fails.
+    pub on_store_failure: OnStoreFailure,
+    /// Most entries of the store in memory.
+    pub entries: usize,
+}
+
+/// `store`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplayStore {
+    /// In this process.
+    Memory,
+}
+
+/// `on_store_failure`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// 503: the sender retries later, and nothing passes twice.
+    Reject,
+    /// They pass unguarded.
+    Admit,
+}
+
+/// A route's `replay` and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuardConfig {
+    /// For how long a delivery that succeeded is remembered.
+    pub window: Duration,
+    /// What the sender of a duplicate gets.
+    pub on_duplicate: OnDuplicate,
+    /// How long forwarding may take: what its own limits add up to, and a little more.
+    pub forwarding: Duration,
+    /// How long a delivery stays reserved that nobody settles: longer, so that two are never under way.
+    pub lease: Duration,
+}
+
+/// `on_duplicate`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDuplicate {
+    /// The status that the upstream gave to the first.
+    Status,
+    /// 409.
+    Conflict,
+}
+
 /// `[[route]]`
 #[derive(Debug, Clone)]
 pub struct RouteConfig {
@@ -294,6 +349,8 @@ pub struct RouteConfig {
     pub public_url: Option<PublicUrl>,
     /// Where a secret goes that arrives in a handshake; `None`: none is taken.
     pub pairing: Option<PairingConfig>,
+    /// How duplicates are recognised; `None`: they are not.
+    pub guard: Option<GuardConfig>,
 }
 
 /// `pairing`

@@ -50,6 +50,11 @@ fresh_min = "1m"
 fresh_max = "1d"
 stale = "1h"
 cool_down = "30s"
+
+[replay]
+store = "memory"
+on_store_failure = "reject"
+entries = 1000000
 "#;
 
 /// The same for each route.
@@ -67,15 +72,7 @@ handshake = "answer"
 "#;
 
 /// Keys that this version does not know but that people will try, with what to say to them.
-pub(super) const TOMBSTONES: [(&str, &str); 5] = [
-    (
-        "replay",
-        "remove the table: repeated deliveries are not recognised yet, so the upstream must bear them",
-    ),
-    (
-        "route.replay",
-        "remove it: repeated deliveries are not recognised yet, so the upstream must bear them",
-    ),
+pub(super) const TOMBSTONES: [(&str, &str); 3] = [
     (
         "route.mode",
         "remove it: every route refuses what it cannot verify",
@@ -97,6 +94,7 @@ pub(super) struct RawConfig {
     pub(super) limits: RawLimits,
     pub(super) log: RawLog,
     pub(super) fetch: RawFetch,
+    pub(super) replay: RawReplay,
     pub(super) route: Vec<RawRoute>,
 }
 
@@ -192,6 +190,16 @@ pub(super) struct RawRoute {
     pub(super) reject_status: Option<Count>,
     pub(super) handshake: Option<String>,
     pub(super) pairing: Option<RawPairing>,
+    pub(super) replay: Option<DurationText>,
+    pub(super) on_duplicate: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawReplay {
+    pub(super) store: Option<String>,
+    pub(super) on_store_failure: Option<String>,
+    pub(super) entries: Option<Count>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -373,5 +381,6 @@ pub fn known_keys() -> Vec<String> {
         fields::<ChallengeSpec>(),
     );
     add("fetch.", fields::<RawFetch>());
+    add("replay.", fields::<RawReplay>());
     keys
 }

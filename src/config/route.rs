@@ -65,7 +65,7 @@ impl Checker<'_> {
             .map(|host| self.host(&table.at("host"), host));
         let path = self.pattern(&table.at("path"), raw.path.as_deref());
         let methods = self.methods(&table.at("methods"), raw.methods.as_ref());
-        let scheme = self.scheme(table, raw);
+        let mut scheme = self.scheme(table, raw);
         let public_url = self.public_url(table, raw, path.as_ref(), scheme.as_ref());
         let secrets = self.secrets(table, raw, scheme.as_ref());
         let fetch_secret = self.fetch_secret(table, raw, scheme.as_ref());
@@ -78,6 +78,7 @@ impl Checker<'_> {
         self.body_fits(&key, raw.body.is_some(), body_bytes_max, limits);
         let reject_status = self.reject_status(&table.at("reject_status"), raw.reject_status);
         let pairing = self.pairing(table, raw, scheme.as_ref(), &secrets);
+        let guard = self.guard(table, raw, scheme.as_mut(), &upstream);
         Some(RouteConfig {
             name: name?,
             host,
@@ -91,6 +92,7 @@ impl Checker<'_> {
             reject_status,
             public_url,
             pairing,
+            guard,
         })
     }
 

@@ -9,6 +9,7 @@ use super::{
     claim::{ClaimError, Presented, Step},
     context::{Context, RequestHead},
     form,
+    identity::Watch,
     jose::Token as Jwt,
     json,
     keys::PublicAlgorithm,
@@ -31,6 +32,8 @@ pub struct Check {
     pub(super) now: UnixTime,
     /// Where the check needs the whole body.
     pub(super) whole: Option<Arc<Plan>>,
+    /// What tells the delivery from others, where a replay guard asks.
+    pub(super) watch: Option<Watch>,
 }
 
 /// A hash under way.
@@ -83,7 +86,7 @@ impl State {
         }
     }
 
-    fn tag(mut self) -> Tag {
+    pub(super) fn tag(mut self) -> Tag {
         if !self.after.is_empty() {
             let after = std::mem::take(&mut self.after);
             self.feed(&after);
@@ -108,6 +111,9 @@ impl Check {
             if state.has_body {
                 state.hasher.update(body);
             }
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.update(body);
         }
     }
 

@@ -147,6 +147,7 @@ pub(super) fn compile(
             handshakes: handshakes.into(),
             handshake_mode: HandshakeMode::Answer,
             probed: !probes.is_empty(),
+            guarded: false,
         }),
         _ => Err(compiler.errors),
     }

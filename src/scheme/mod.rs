@@ -37,6 +37,7 @@ mod describe;
 mod fetch;
 mod form;
 mod handshake;
+mod identity;
 mod jose;
 mod json;
 mod keys;
@@ -74,6 +75,7 @@ pub use self::{
         HANDSHAKE_BODY_MAX, Handshake, HandshakeAnswer, HandshakeFault, HandshakeKind,
         HandshakeMode, HandshakeReply, UnusableHandshake,
     },
+    identity::Fingerprint,
     keys::{KeyError, PublicAlgorithm},
     mac::{DigestAlgorithm, HmacAlgorithm, Tag},
     sign::{SignError, Signed},
@@ -101,6 +103,8 @@ pub struct Scheme {
     handshake_mode: HandshakeMode,
     /// The sender tries bad signatures, and wants no body in the answer.
     probed: bool,
+    /// A replay guard tells deliveries apart.
+    guarded: bool,
 }
 
 /// A secret made ready for one scheme. No `Debug`; wiped when dropped.
@@ -204,6 +208,7 @@ impl Scheme {
             handshakes: Arc::default(),
             handshake_mode: HandshakeMode::Answer,
             probed: false,
+            guarded: false,
         }
     }
 
@@ -382,6 +387,13 @@ impl Scheme {
 
     /// Begins a check: hashes for each key, fed with what stands before the body.
     pub fn start<'k>(&self, claim: Claim, keys: impl IntoIterator<Item = &'k Key>) -> Check {
+        let watch = self.watch(&claim);
+        let mut check = self.begin(claim, keys);
+        check.watch = watch;
+        check
+    }
+
+    fn begin<'k>(&self, claim: Claim, keys: impl IntoIterator<Item = &'k Key>) -> Check {
         let now = claim.now;
         let streaming = |presented, states, key_count| Check {
             presented,
@@ -390,6 +402,7 @@ impl Scheme {
             keys: Vec::new(),
             now,
             whole: None,
+            watch: None,
         };
         let streams = self
             .plan
@@ -482,6 +495,7 @@ impl Scheme {
             keys,
             now,
             whole,
+            watch: None,
         }
     }
 }

@@ -124,7 +124,11 @@ impl Server {
         connections.close();
         tracing::info!(connections = connections.len(), "draining");
         let ended = tokio::select! {
-            drained = timeout(self.drain, connections.wait()) => if drained.is_ok() { Ended::Drained } else { Ended::CutShort },
+            drained = timeout(self.drain, async {
+                connections.wait().await;
+                // What senders no longer wait for, but a later retry depends on.
+                self.service.gateway.snapshot.replay.settled().await;
+            }) => if drained.is_ok() { Ended::Drained } else { Ended::CutShort },
             () = hurry.cancelled() => Ended::CutShort,
         };
         if let Some(admin) = admin {

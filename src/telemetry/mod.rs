@@ -59,6 +59,11 @@ struct KeyFetchLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabel {
+    operation: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabel {
     route: String,
 }
@@ -97,6 +102,7 @@ pub struct Metrics {
     key_last_used: Family<KeyLabels, Gauge>,
     route_keys: Family<RouteLabel, Gauge>,
     key_fetches: KeyFetches,
+    replay: ReplayMetrics,
     buffered: Gauge<u64, AtomicU64>,
     spooled: Gauge<u64, AtomicU64>,
     spooled_bodies: Gauge<u64, AtomicU64>,
@@ -142,6 +148,37 @@ impl KeyFetches {
     }
 }
 
+/// What is told of the replay store. Clones tell together.
+#[derive(Clone, Default)]
+pub struct ReplayMetrics {
+    entries: Gauge,
+    evictions: Counter,
+    up: Gauge,
+    errors: Family<OperationLabel, Counter>,
+}
+
+impl ReplayMetrics {
+    /// What it holds, and how many it gave up so far for lack of room.
+    pub fn holds(&self, entries: u64, evicted: u64) {
+        self.entries.set(entries.try_into().unwrap_or(i64::MAX));
+        self.evictions
+            .inc_by(evicted.saturating_sub(self.evictions.get()));
+    }
+
+    /// It answered.
+    pub fn answered(&self) {
+        self.up.set(1);
+    }
+
+    /// It did not: the word is what it was asked.
+    pub fn failed(&self, operation: &'static str) {
+        self.up.set(0);
+        self.errors
+            .get_or_create(&OperationLabel { operation })
+            .inc();
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
@@ -158,6 +195,7 @@ impl Default for Metrics {
             key_last_used: Family::default(),
             route_keys: Family::default(),
             key_fetches: KeyFetches::default(),
+            replay: ReplayMetrics::default(),
             buffered: Gauge::default(),
             spooled: Gauge::default(),
             spooled_bodies: Gauge::default(),
@@ -189,6 +227,14 @@ impl Default for Metrics {
         registry.register(name, help, metrics.route_keys.clone());
         let (name, help) = names::KEY_FETCHES;
         registry.register(name, help, metrics.key_fetches.0.clone());
+        let (name, help) = names::REPLAY_ENTRIES;
+        registry.register(name, help, metrics.replay.entries.clone());
+        let (name, help) = names::REPLAY_EVICTIONS;
+        registry.register(name, help, metrics.replay.evictions.clone());
+        let (name, help) = names::REPLAY_STORE_UP;
+        registry.register(name, help, metrics.replay.up.clone());
+        let (name, help) = names::REPLAY_STORE_ERRORS;
+        registry.register(name, help, metrics.replay.errors.clone());
         let (name, help) = names::INFLIGHT;
         registry.register(name, help, metrics.inflight.clone());
         let (name, help) = names::CONNECTIONS;
@@ -266,6 +312,11 @@ impl Metrics {
         self.key_fetches.clone()
     }
 
+    /// What tells of the replay store.
+    pub fn replay(&self) -> ReplayMetrics {
+        self.replay.clone()
+    }
+
     /// The text that Prometheus reads.
     pub fn render(&self, bodies: &BodyStore, sink: &LogSink) -> String {
         self.buffered.set(bodies.memory_bytes());
@@ -309,6 +360,7 @@ impl Metrics {
                     Outcome::NotVerified
                     | Outcome::Rejected
                     | Outcome::Unavailable
+                    | Outcome::Replayed
                     | Outcome::UpstreamError
                     | Outcome::Aborted
                     | Outcome::Cut => "refused",

@@ -62,6 +62,22 @@ pub(super) const KEY_FETCHES: Name = (
     "countersign_key_fetches",
     "Fetches of documents with the keys of senders, by the route that began them and how they ended",
 );
+pub(super) const REPLAY_ENTRIES: Name = (
+    "countersign_replay_entries",
+    "Deliveries in the replay store of this process: under way, or within their window",
+);
+pub(super) const REPLAY_EVICTIONS: Name = (
+    "countersign_replay_evictions",
+    "Deliveries that the replay store forgot before the end of their window, for lack of room",
+);
+pub(super) const REPLAY_STORE_UP: Name = (
+    "countersign_replay_store_up",
+    "Whether the replay store answered when it was last asked",
+);
+pub(super) const REPLAY_STORE_ERRORS: Name = (
+    "countersign_replay_store_errors",
+    "Questions to the replay store that failed, by operation",
+);
 pub(super) const LOG_DROPPED: Name = (
     "countersign_log_lines_dropped",
     "Log lines lost because the output was too slow",

@@ -19,6 +19,7 @@ mod memory;
 mod providers;
 mod public_url;
 mod receivers;
+mod replay;
 mod schemes;
 mod support;
 mod tls;
