@@ -2,6 +2,8 @@
 //!
 //! The only code that writes to an upstream, and it takes nothing less than [`Admitted`].
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
@@ -59,13 +61,22 @@ pub struct Identity {
     via: [HeaderValue; 3],
 }
 
-impl Identity {
-    /// An identity with this mark and a new instance id.
-    pub fn new(mark: &HeaderName) -> Self {
+/// The name of this process among others in `Via`. The same for as long as it lives.
+pub struct Instance(String);
+
+impl Default for Instance {
+    fn default() -> Self {
         let mut random = [0; 8];
         // Only tells instances apart.
         let _ = aws_lc_rs::rand::fill(&mut random);
-        let received_by = format!("countersign ({})", data_encoding::HEXLOWER.encode(&random));
+        Self(data_encoding::HEXLOWER.encode(&random))
+    }
+}
+
+impl Identity {
+    /// The identity of this process with this mark.
+    pub fn new(mark: &HeaderName, Instance(id): &Instance) -> Self {
+        let received_by = format!("countersign ({id})");
         Self {
             mark: mark.clone(),
             mark_folded: fold(mark).replace('_', "-"),
@@ -90,7 +101,7 @@ impl Identity {
 /// Upstream unreachable, broken, or too slow.
 pub async fn send(
     admitted: Admitted<'_>,
-    upstreams: &[Upstream],
+    upstreams: &[Arc<Upstream>],
     identity: &Identity,
 ) -> (Result<Response<UpstreamBody>, Rejection>, Lease) {
     let (request, upstream, lease) = outbound(admitted, upstreams, identity);
@@ -106,7 +117,7 @@ pub async fn send(
 /// What goes out for an admitted request, and where.
 fn outbound<'s>(
     admitted: Admitted<'_>,
-    upstreams: &'s [Upstream],
+    upstreams: &'s [Arc<Upstream>],
     identity: &Identity,
 ) -> (Request<BodyStream>, &'s Upstream, Lease) {
     let (verified, lease) = admitted.into_parts();

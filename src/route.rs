@@ -38,7 +38,7 @@ pub struct Route {
     /// Where a secret goes that arrives in a handshake, and until when.
     pub pairing: Option<PairingConfig>,
     /// How often challenges are signed, and addresses got that requests name.
-    pub challenges: ChallengeRate,
+    pub challenges: Arc<ChallengeRate>,
     methods: Vec<Method>,
     allow: HeaderValue,
 }
@@ -92,7 +92,7 @@ impl Route {
                 .unwrap_or(HeaderValue::from_static("POST")),
             methods: config.methods.clone(),
             pairing: config.pairing.clone(),
-            challenges: ChallengeRate::default(),
+            challenges: Arc::default(),
         }
     }
 

@@ -1,21 +1,32 @@
-//! Everything that serves requests, as one value that never changes.
+//! Everything that serves requests, as one value that never changes, and what lives longer than it.
+
+use std::sync::Arc;
 
 use crate::{
-    body::BodyStore, fetch::Fetcher, forward::Identity, receive::Pace, route::RouteTable,
-    telemetry::RouteCounters, upstream::Upstream,
+    body::{BodyStore, BodyStoreConfig},
+    config::Limits,
+    fetch::Fetcher,
+    forward::{Identity, Instance},
+    receive::Pace,
+    route::RouteTable,
+    telemetry::RouteCounters,
+    upstream::Upstream,
 };
 
-/// One state of the gateway.
+/// Where bodies are spooled if the configuration names no folder: unlike `/tmp`, it is on disk everywhere.
+const SPOOL_DIR: &str = "/var/tmp";
+
+/// One state of the gateway. A reload makes the next one; requests under way keep the one they began with.
 pub struct Snapshot {
     /// Which requests go where.
     pub routes: RouteTable,
-    /// Where they go, by [`Route::index`](crate::route::Route::index).
-    pub upstreams: Vec<Upstream>,
+    /// Where they go, by [`Route::index`](crate::route::Route::index). Shared with the next snapshot where nothing changes.
+    pub upstreams: Vec<Arc<Upstream>>,
     /// What is counted, by the same index.
     pub counters: Vec<RouteCounters>,
     /// Gets the keys that are not pinned; `None`: no route needs it.
     pub fetcher: Option<Fetcher>,
-    /// Where bodies are held.
+    /// Where bodies are held: [`Lasting::bodies`].
     pub bodies: BodyStore,
     /// How fast they must come.
     pub pace: Pace,
@@ -23,4 +34,29 @@ pub struct Snapshot {
     pub head_bytes_max: usize,
     /// How forwarded requests are marked.
     pub identity: Identity,
+}
+
+/// What lives as long as the process, however often snapshots are exchanged.
+///
+/// What must survive a reload whatever changes belongs here. A snapshot holds a handle to it, so that a request needs the snapshot
+/// alone. What survives only where its own part of the configuration stays the same is handed on from snapshot to snapshot.
+pub struct Lasting {
+    /// The budget and the spool of all bodies. Two of them would hold twice what the operator allows.
+    pub bodies: BodyStore,
+    /// How this process appears in `Via`.
+    pub instance: Instance,
+}
+
+impl Lasting {
+    /// Made once, at the start.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            bodies: BodyStore::new(BodyStoreConfig {
+                memory: limits.body_memory,
+                spool_dir: Some(limits.spool_dir.clone().unwrap_or_else(|| SPOOL_DIR.into())),
+                spool: limits.spool,
+            }),
+            instance: Instance::default(),
+        }
+    }
 }

@@ -54,7 +54,7 @@ struct RouteReport {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let report = match load(&args.config, &args.route.flags()) {
+    let report = match load(&args.config, args.route.flags()) {
         Ok(loaded) => inspect(loaded)?,
         Err(Failure::Config(errors)) => Report {
             ok: false,
@@ -85,9 +85,18 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 /// Opens everything that the configuration names.
-fn inspect(Loaded { config, warnings }: Loaded) -> Result<Report, Failure> {
+fn inspect(
+    Loaded {
+        config, warnings, ..
+    }: Loaded,
+) -> Result<Report, Failure> {
     let mut problems = warnings;
-    if let Some(Err(fault)) = config.server.tls.as_ref().map(server_config) {
+    if let Some(Err(fault)) = config
+        .server
+        .tls
+        .as_ref()
+        .map(|tls| server_config(tls, None))
+    {
         problems.push(error("server.tls", Chain(fault.as_ref()).to_string()));
     }
     let mut routes = Vec::new();
@@ -95,7 +104,7 @@ fn inspect(Loaded { config, warnings }: Loaded) -> Result<Report, Failure> {
         Err(fault) => problems.push(error("route", Chain(fault.as_ref()).to_string())),
         Ok((gateway, findings)) => {
             problems.extend(findings.into_iter().map(of_route));
-            if let Err(fault) = gateway.snapshot.bodies.probe() {
+            if let Err(fault) = gateway.lasting.bodies.probe() {
                 let message = format!("the folder for spooled bodies cannot be written: {fault}");
                 problems.push(Problem {
                     help: Some(
@@ -170,7 +179,8 @@ fn of_route(finding: Finding) -> Problem {
 }
 
 fn describe(config: &Config, gateway: &Gateway) -> Vec<RouteReport> {
-    let routes = gateway.snapshot.routes.iter().zip(&config.routes);
+    let snapshot = gateway.snapshot.load();
+    let routes = snapshot.routes.iter().zip(&config.routes);
     routes
         .map(|(route, config)| RouteReport {
             name: route.name.clone(),

@@ -33,6 +33,9 @@ const NUMBERS: [&str; 3] = [
     "limits.http2_streams",
 ];
 
+/// Keys whose value is `true` or `false`.
+const SWITCHES: [&str; 1] = ["server.reuse_port"];
+
 /// Which flag gives a key; the part of a route's key behind `route.0.` for those that make a route.
 const FLAGS: [(&str, &str); 17] = [
     ("server.listen", "--listen"),
@@ -152,6 +155,14 @@ impl Layers {
             document,
             folder,
         })
+    }
+
+    /// A short digest of all values. They hold no secret.
+    pub(super) fn hash(&self) -> String {
+        // Tables are sorted, so equal values give equal text.
+        let text = serde_json::to_vec(&self.merged).unwrap_or_default();
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
+        data_encoding::HEXLOWER.encode(&digest.as_ref()[..8])
     }
 
     /// Whether there is a file, or a text that stands for one.
@@ -441,6 +452,11 @@ fn scalar(key: &str, value: &str) -> Value {
         && let Ok(number) = value.trim().parse::<i64>()
     {
         return Value::from(number);
+    }
+    if SWITCHES.contains(&key)
+        && let Ok(switch) = value.trim().parse::<bool>()
+    {
+        return Value::from(switch);
     }
     if LISTS.contains(&key)
         && value.trim_start().starts_with('[')

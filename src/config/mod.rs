@@ -9,6 +9,7 @@ mod display;
 mod document;
 mod error;
 mod fetch;
+mod files;
 mod layers;
 mod public_url;
 mod raw;
@@ -83,6 +84,8 @@ pub struct Loaded {
     pub config: Config,
     /// Problems that stop nothing.
     pub warnings: Vec<Problem>,
+    /// A short digest of all values, wherever they came from: equal where two processes run the same configuration.
+    pub hash: String,
 }
 
 /// Reads all layers: defaults, then the source, then `env` (see [`environment`]), then `flags`; later ones win.
@@ -116,6 +119,7 @@ pub fn load(
     }
     error::sort(&mut problems);
     Ok(Loaded {
+        hash: layers.hash(),
         config: Config {
             server,
             limits,
@@ -159,6 +163,10 @@ pub struct Server {
     pub mark: HeaderName,
     /// TLS for all TCP and Unix listeners; `None`: plaintext.
     pub tls: Option<Tls>,
+    /// How often files are looked at for changes; `reload_interval = "off"` gives `None`.
+    pub reload_interval: Option<Duration>,
+    /// Lets another process of the same user bind the same TCP addresses.
+    pub reuse_port: bool,
 }
 
 /// A listening address.
@@ -168,10 +176,12 @@ pub enum ListenAddr {
     Tcp(SocketAddr),
     /// `unix:/run/countersign/in.sock`
     Unix(PathBuf),
+    /// `systemd:hooks`: every socket that was passed under this name.
+    Systemd(String),
 }
 
 /// `[server.tls]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// Certificate chains with their keys, chosen by SNI; the first also serves those who name no host, or an unknown one.
     pub certificates: Vec<CertificateFiles>,
@@ -247,7 +257,7 @@ pub enum LogLevel {
 }
 
 /// `[fetch]`: how keys that are not pinned are fetched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchConfig {
     /// For one document, with all tries.
     pub timeout: Duration,
@@ -334,7 +344,7 @@ impl SecretConfig {
 }
 
 /// Where and how a route forwards.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
     /// Addresses, tried in turn until one can be connected to. All of one kind.
     pub addresses: Vec<UpstreamAddr>,

@@ -19,6 +19,7 @@ mod memory;
 mod providers;
 mod public_url;
 mod receivers;
+mod reload;
 mod schemes;
 mod support;
 mod tls;

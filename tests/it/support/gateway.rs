@@ -61,6 +61,11 @@ impl Builder {
         self
     }
 
+    /// The folder that will be the gateway's.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Listens here instead of on a free port: `127.0.0.1:0`, `unix:$DIR/in.sock`.
     pub(crate) fn listen(mut self, addresses: &[&str]) -> Self {
         self.listen = addresses.iter().map(ToString::to_string).collect();
@@ -398,6 +403,58 @@ impl Gateway {
             maximum: None,
         };
         prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, none).unwrap();
+    }
+
+    /// Writes a file of its folder in one step, as a careful editor does: there is never half of it.
+    pub(crate) fn replace(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.folder().join(name);
+        let new = path.with_extension("new");
+        fs::write(&new, content).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    /// What its configuration file holds.
+    pub(crate) fn config(&self) -> String {
+        fs::read_to_string(self.folder().join("countersign.toml")).unwrap()
+    }
+
+    /// Puts something else in place of a piece of its configuration.
+    pub(crate) fn reconfigure(&self, old: &str, new: &str) {
+        let text = self.config();
+        assert!(text.contains(old), "{old:?} in {text}");
+        self.replace("countersign.toml", text.replacen(old, new, 1));
+    }
+
+    /// Does something that makes it reload, and returns the line that tells how that went.
+    pub(crate) fn reloads(&self, cause: impl FnOnce(&Self)) -> Line {
+        let tells =
+            |line: &Line| line.is("reloaded") || line.is("reload failed, the old state serves on");
+        let before = self.logs.lines().iter().filter(|line| tells(line)).count();
+        cause(self);
+        self.logs.wait_for_count(before + 1, tells)[before].clone()
+    }
+
+    /// Sends SIGHUP and waits until it has reloaded, well or badly.
+    pub(crate) fn hang_up(&self) -> Line {
+        self.reloads(|gateway| gateway.signal(Signal::HUP))
+    }
+
+    /// The listeners for senders as of now, with those that a reload opened and without those that it closed.
+    pub(crate) fn open_doors(&self) -> Vec<Door> {
+        let mut doors: Vec<Door> = Vec::new();
+        for line in self.logs.lines() {
+            if line.text_field("listener") != Some("data") {
+                continue;
+            }
+            let address = Address::parse(line.text_field("address").expect("an address"));
+            if line.is("listening") {
+                let tls = line.bool_field("tls").expect("whether it speaks TLS");
+                doors.push(Door { address, tls });
+            } else {
+                doors.retain(|door| door.address != address);
+            }
+        }
+        doors
     }
 
     /// Sends SIGTERM.
