@@ -22,5 +22,6 @@ mod receivers;
 mod reload;
 mod schemes;
 mod support;
+mod systemd;
 mod tls;
 mod upstreams;

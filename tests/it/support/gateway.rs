@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -34,6 +35,8 @@ pub(crate) struct Builder {
     environment: Vec<(String, String)>,
     /// Shell commands that lower limits of the process.
     ulimits: Vec<String>,
+    /// Sockets to pass as systemd does, with their names.
+    passed: Vec<(String, OwnedFd)>,
 }
 
 /// A gateway that did not start.
@@ -147,6 +150,12 @@ impl Builder {
         self
     }
 
+    /// Passes a socket as systemd does. There is room for two.
+    pub(crate) fn pass(mut self, name: &str, socket: impl Into<OwnedFd>) -> Self {
+        self.passed.push((name.into(), socket.into()));
+        self
+    }
+
     /// Starts the gateway and waits until it is ready.
     ///
     /// # Panics
@@ -160,30 +169,53 @@ impl Builder {
     pub(crate) fn try_start(self) -> Result<Gateway, NotStarted> {
         let config = self.write_config();
         let binary = env!("CARGO_BIN_EXE_countersign");
-        let mut command = match &self.ulimits[..] {
+        let mut first = self.ulimits;
+        let names: Vec<_> = self.passed.iter().map(|(name, _)| name.clone()).collect();
+        let mut passed = self
+            .passed
+            .into_iter()
+            .map(|(_, socket)| Stdio::from(socket));
+        // They come as what a command can be given, and move to where systemd puts them.
+        match names.len() {
+            0 => {}
+            1 => first.push("exec 3<&0 0</dev/null".into()),
+            2 => first.push("exec 3<&0 0</dev/null 4<&2 2>&1".into()),
+            more => panic!("{more} sockets"),
+        }
+        if !names.is_empty() {
+            first.push(format!(
+                "export LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={}",
+                names.len(),
+                names.join(":")
+            ));
+        }
+        let mut command = match &first[..] {
             [] => Command::new(binary),
-            ulimits => {
+            first => {
                 let mut shell = Command::new("sh");
                 shell
                     .arg("-c")
-                    .arg(format!("{} && exec \"$0\" \"$@\"", ulimits.join(" && ")))
+                    .arg(format!("{} && exec \"$0\" \"$@\"", first.join(" && ")))
                     .arg(binary);
                 shell
             }
         };
-        let mut child = command
+        command
             .arg("serve")
             .arg("--config")
             .arg(&config)
             .envs(self.environment)
-            .stdin(Stdio::null())
+            .stdin(passed.next().unwrap_or_else(Stdio::null))
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(passed.next().unwrap_or_else(Stdio::piped));
+        let mut child = command.spawn().unwrap();
+        // It holds the sockets that were passed until it is gone.
+        drop(command);
         let logs = Logs::default();
         logs.follow(child.stdout.take().unwrap());
-        logs.follow(child.stderr.take().unwrap());
+        if let Some(stderr) = child.stderr.take() {
+            logs.follow(stderr);
+        }
         let mut gateway = Gateway {
             child,
             logs,
@@ -242,6 +274,7 @@ impl Gateway {
             rest: String::new(),
             environment: Vec::new(),
             ulimits: Vec::new(),
+            passed: Vec::new(),
         }
     }
 
