@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     assemble::{self, Finding},
-    config::{Config, Loaded, Place, Problem, RouteConfig, Severity},
+    config::{Config, Loaded, Place, Problem, RouteConfig, Setting, Severity},
     pipeline::Gateway,
     reject::Chain,
     scheme::{Gap, catalogue},
@@ -28,6 +28,9 @@ pub(super) struct Args {
     /// Print a JSON object
     #[arg(long)]
     json: bool,
+    /// Print every value and where it came from: default, file and line, environment variable or flag
+    #[arg(long)]
+    show_origin: bool,
     #[command(flatten)]
     route: RouteArgs,
 }
@@ -36,6 +39,8 @@ pub(super) struct Args {
 #[derive(Serialize)]
 struct Report {
     ok: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    settings: Vec<Setting>,
     routes: Vec<RouteReport>,
     /// What the catalogue says of the providers, by their ids.
     notes: BTreeMap<&'static str, Vec<String>>,
@@ -55,9 +60,10 @@ struct RouteReport {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let report = match load(&args.config, args.route.flags()) {
-        Ok(loaded) => inspect(loaded)?,
+        Ok(loaded) => inspect(loaded, args.show_origin)?,
         Err(Failure::Config(errors)) => Report {
             ok: false,
+            settings: Vec::new(),
             routes: Vec::new(),
             notes: BTreeMap::new(),
             problems: errors.problems().to_vec(),
@@ -85,11 +91,13 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 /// Opens everything that the configuration names.
-fn inspect(
-    Loaded {
-        config, warnings, ..
-    }: Loaded,
-) -> Result<Report, Failure> {
+fn inspect(loaded: Loaded, show_origin: bool) -> Result<Report, Failure> {
+    let Loaded {
+        config,
+        warnings,
+        settings,
+        ..
+    } = loaded;
     let mut problems = warnings;
     if let Some(Err(fault)) = config
         .server
@@ -121,6 +129,7 @@ fn inspect(
         ok: problems
             .iter()
             .all(|problem| problem.severity == Severity::Warning),
+        settings: if show_origin { settings } else { Vec::new() },
         routes,
         notes: notes(&config),
         problems,
@@ -215,6 +224,10 @@ fn notes(config: &Config) -> BTreeMap<&'static str, Vec<String>> {
 impl Report {
     fn text(&self) -> String {
         let mut text = String::new();
+        for setting in &self.settings {
+            let Setting { path, value, .. } = setting;
+            text.push_str(&format!("{path} = {value}  # {}\n", setting.origin()));
+        }
         for route in &self.routes {
             text.push_str(&format!(
                 "route {}: {}{} -> {}, scheme {}, {}\n",

@@ -157,14 +157,6 @@ impl Layers {
         })
     }
 
-    /// A short digest of all values. They hold no secret.
-    pub(super) fn hash(&self) -> String {
-        // Tables are sorted, so equal values give equal text.
-        let text = serde_json::to_vec(&self.merged).unwrap_or_default();
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
-        data_encoding::HEXLOWER.encode(&digest.as_ref()[..8])
-    }
-
     /// Whether there is a file, or a text that stands for one.
     pub(super) fn has_file(&self) -> bool {
         self.document.is_some()

@@ -15,6 +15,7 @@ mod public_url;
 mod raw;
 mod route;
 mod server;
+mod settings;
 mod units;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -28,6 +29,7 @@ pub use self::{
     layers::environment,
     public_url::PublicUrl,
     raw::known_keys,
+    settings::Setting,
 };
 use crate::{clock::UnixTime, scheme::Scheme, secret::SecretSource};
 
@@ -84,7 +86,9 @@ pub struct Loaded {
     pub config: Config,
     /// Problems that stop nothing.
     pub warnings: Vec<Problem>,
-    /// A short digest of all values, wherever they came from: equal where two processes run the same configuration.
+    /// Every value that holds, and who gave it.
+    pub settings: Vec<Setting>,
+    /// A short digest of them, but of none that may be a secret: equal where two processes run the same configuration.
     pub hash: String,
 }
 
@@ -118,8 +122,10 @@ pub fn load(
         return Err(ConfigErrors::new(problems));
     }
     error::sort(&mut problems);
+    let settings = settings::settings(&layers);
     Ok(Loaded {
-        hash: layers.hash(),
+        hash: settings::hash(&settings),
+        settings,
         config: Config {
             server,
             limits,
