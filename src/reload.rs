@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     io::Read as _,
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -68,8 +69,8 @@ enum Content {
     /// Digest of it. Whatever leads to it, links and mounts, may change without a change of what is read.
     Digest([u8; 32]),
     Unreadable(io::ErrorKind),
-    /// No plain file: to read it again could wait for ever.
-    Special,
+    /// A pipe, such as a shell's `<(…)`: what it held is gone, and to read it again could wait for ever.
+    Pipe,
 }
 
 impl Seen {
@@ -87,6 +88,13 @@ impl Seen {
         )
     }
 
+    /// The first that cannot be read twice.
+    fn pipe(&self) -> Option<&Path> {
+        let mut files = self.0.iter();
+        let (path, _) = files.find(|(_, content)| **content == Content::Pipe)?;
+        Some(path)
+    }
+
     fn same(&self, other: &Self, path: &Path) -> bool {
         let content = self.0.get(path);
         matches!(content, Some(Content::Digest(_))) && content == other.0.get(path)
@@ -99,8 +107,8 @@ impl Content {
     }
 
     fn read(path: &Path) -> io::Result<Self> {
-        if !fs::metadata(path)?.is_file() {
-            return Ok(Self::Special);
+        if fs::metadata(path)?.file_type().is_fifo() {
+            return Ok(Self::Pipe);
         }
         let mut file = fs::File::open(path)?;
         let mut digest = Context::new(&SHA256);
@@ -311,10 +319,20 @@ fn build(
         watched.0.extend(seen.0);
         (reason, watched)
     };
+    let pipe = |path: &Path| {
+        let path = path.display();
+        format!("error: {path} is a pipe, which cannot be read a second time; use a plain file")
+    };
+    if let Some(path) = present.seen.pipe() {
+        return Err(failed(pipe(path), seen));
+    }
     let loaded = match recipe.load(&mut seen) {
         Ok(loaded) => loaded,
         Err(errors) => return Err(failed(errors.to_string(), seen)),
     };
+    if let Some(path) = seen.pipe() {
+        return Err(failed(pipe(path), seen));
+    }
     let unchanged = |path: &Path| seen.same(&present.seen, path);
     let snapshot = gateway.snapshot.load_full();
     let previous = Previous {

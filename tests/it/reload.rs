@@ -5,15 +5,20 @@ use std::{
     net::TcpListener,
     os::unix::{fs::symlink, net::UnixDatagram},
     path::Path,
+    process::Command,
     sync::{
-        RwLock,
+        Arc, RwLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
 };
 
 use rustix::process::Signal;
-use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind,
+    pki_types::{CertificateDer, pem::PemObject as _},
+    version::TLS12,
+};
 
 use crate::support::{
     PATIENCE,
@@ -22,9 +27,9 @@ use crate::support::{
     gateway::{Builder, Gateway, assert_not_verified, assert_problem},
     logs::Line,
     sign,
-    tls::{Identity, authority},
+    tls::{Authority, Identity, authority},
     upstream::Upstream,
-    wire::Wire,
+    wire::{Address, Socket, Wire},
 };
 
 const OLD: &[u8] = b"the secret before the change";
@@ -319,16 +324,119 @@ fn a_renewed_certificate_is_shown_and_the_old_connection_lives() {
 /// The certificate that a new connection gets to see.
 fn shown(door: &Door) -> Vec<u8> {
     let config = authority().client(&["http/1.1"], None, rustls::ALL_VERSIONS);
-    let mut socket = crate::support::wire::Socket::connect(&door.address, PATIENCE).unwrap();
-    let name = "localhost".try_into().unwrap();
-    let mut session = rustls::ClientConnection::new(config, name).unwrap();
+    handshake(door, config).peer_certificates().unwrap()[0].to_vec()
+}
+
+fn handshake(door: &Door, config: Arc<ClientConfig>) -> ClientConnection {
+    let mut socket = Socket::connect(&door.address, PATIENCE).unwrap();
+    let mut session = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
     session.complete_io(&mut socket).unwrap();
-    session.peer_certificates().unwrap()[0].to_vec()
+    session
 }
 
 fn leaf(identity: &Identity) -> Vec<u8> {
     let leaf = CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes());
     leaf.unwrap().to_vec()
+}
+
+#[test]
+fn sessions_resume_after_a_renewal_and_not_after_a_change_of_client_authorities() {
+    let upstream = Upstream::accepting();
+    let gateway = builder(&upstream, NEVER)
+        .tls_with(
+            &authority().issue_local(),
+            "client_ca = \"$DIR/clients.pem\"",
+        )
+        .file("clients.pem", &authority().certificate_pem)
+        .start();
+    let own = authority().issue(&["sender.example"]);
+    let config = authority().client(&["http/1.1"], Some(&own), &[&TLS12]);
+    let kind = || {
+        handshake(gateway.door(), config.clone())
+            .handshake_kind()
+            .unwrap()
+    };
+    assert_eq!(kind(), HandshakeKind::Full);
+    assert_eq!(kind(), HandshakeKind::Resumed);
+    let renewed = authority().issue_local();
+    gateway.replace("tls/cert.pem", &renewed.certificate_pem);
+    gateway.replace("tls/key.pem", &renewed.key_pem);
+    reloaded(&gateway.hang_up());
+    assert_eq!(kind(), HandshakeKind::Resumed);
+    // A session that resumes shows no certificate: it would pass whatever its authority has become.
+    let more = [
+        &*authority().certificate_pem,
+        &Authority::new("other").certificate_pem,
+    ]
+    .concat();
+    gateway.replace("clients.pem", more);
+    reloaded(&gateway.hang_up());
+    assert_eq!(kind(), HandshakeKind::Full);
+    assert_eq!(kind(), HandshakeKind::Resumed);
+}
+
+#[test]
+fn the_rate_of_challenges_is_not_given_anew() {
+    let upstream = Upstream::accepting();
+    let gateway = builder(&upstream, NEVER).start();
+    gateway.reconfigure("scheme = \"carevalidate\"", "scheme = \"x\"");
+    let mut client = Client::connect(gateway.door(), Protocol::Http1);
+    let mut signed = 0;
+    for i in 0..60 {
+        if i % 15 == 0 {
+            reloaded(&gateway.hang_up());
+        }
+        let asks = Delivery::post(&format!("/hooks?crc_token=token{i}"), "").method("GET");
+        signed += usize::from(client.send(&asks).status == 200);
+    }
+    // Twenty, and one a second.
+    assert!((20..40).contains(&signed), "{signed}");
+}
+
+#[test]
+fn a_secret_from_a_pipe_cannot_be_read_again_and_stays() {
+    let upstream = Upstream::accepting();
+    let builder = builder(&upstream, NEVER);
+    let path = builder.path().join("secrets/hooks");
+    fs::remove_file(&path).unwrap();
+    let made = Command::new("mkfifo").arg(&path).status().unwrap();
+    assert!(made.success());
+    let writer = thread::spawn(move || fs::write(path, OLD).unwrap());
+    let gateway = builder.start();
+    writer.join().unwrap();
+    assert_eq!(status(gateway.door(), &delivery(OLD)), 200);
+    let reason = refused(&gateway.hang_up());
+    assert!(reason.contains("is a pipe"), "{reason}");
+    assert_eq!(status(gateway.door(), &delivery(OLD)), 200);
+}
+
+#[test]
+fn the_admin_listener_moves() {
+    let upstream = Upstream::accepting();
+    let gateway = builder(&upstream, NEVER).start();
+    let before = gateway.admin_door().clone();
+    let socket = gateway.folder().join("admin.sock");
+    let new = format!("admin = \"unix:{}\"", socket.display());
+    gateway.reconfigure("admin = \"127.0.0.1:0\"", &new);
+    reloaded(&gateway.hang_up());
+    let ready = Delivery::post("/readyz", "").method("GET");
+    let door = Door {
+        address: Address::Unix(socket.clone()),
+        tls: false,
+    };
+    assert_eq!(status(&door, &ready), 200);
+    assert!(
+        client::raw_with(&before, &Hello::default()).is_err(),
+        "still listening"
+    );
+    gateway.reconfigure(&new, "admin = \"off\"");
+    reloaded(&gateway.hang_up());
+    assert!(
+        client::raw_with(&door, &Hello::default()).is_err(),
+        "still listening"
+    );
+    assert!(!socket.exists());
+    assert_eq!(status(gateway.door(), &delivery(OLD)), 200);
 }
 
 #[test]
