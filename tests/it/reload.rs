@@ -11,6 +11,7 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
+    time::Instant,
 };
 
 use rustix::process::Signal;
@@ -122,12 +123,28 @@ fn without_a_change_nothing_is_reloaded() {
     // Written anew, moved there, touched: it holds what it held.
     gateway.replace("secrets/hooks", OLD);
     gateway.replace("countersign.toml", gateway.config());
+    wait_for_looks(&gateway, 4);
     let line = gateway.reloads(|gateway| gateway.replace("secrets/hooks", NEW));
     reloaded(&line);
     assert_eq!(
         gateway.metric("countersign_config_loads_total{result=\"succeeded\"}"),
         2
     );
+}
+
+/// Waits until it has looked at its files that often. Nothing else may read meanwhile.
+fn wait_for_looks(gateway: &Gateway, count: usize) {
+    let read = || {
+        let io = fs::read_to_string(format!("/proc/{}/io", gateway.pid())).unwrap();
+        let bytes = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+        bytes.unwrap().parse::<usize>().unwrap()
+    };
+    let enough = read() + (count + 1) * (gateway.config().len() + OLD.len());
+    let end = Instant::now() + PATIENCE;
+    while read() < enough {
+        assert!(Instant::now() < end, "it does not look");
+        thread::yield_now();
+    }
 }
 
 #[test]
