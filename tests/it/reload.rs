@@ -123,7 +123,7 @@ fn without_a_change_nothing_is_reloaded() {
     // Written anew, moved there, touched: it holds what it held.
     gateway.replace("secrets/hooks", OLD);
     gateway.replace("countersign.toml", gateway.config());
-    wait_for_looks(&gateway, 4);
+    wait_for_looks(&gateway, 20);
     let line = gateway.reloads(|gateway| gateway.replace("secrets/hooks", NEW));
     reloaded(&line);
     assert_eq!(
