@@ -67,8 +67,8 @@ impl Passed {
         Ok(Self(systemd::sockets()?))
     }
 
-    /// Names and addresses that none of these listens on, for a warning.
-    pub fn unused(&self, listening: &[ListenAddr]) -> Vec<String> {
+    /// The names of those that stand for none of these addresses.
+    pub fn unused(&self, listening: &[&ListenAddr]) -> Vec<String> {
         let unused = self
             .0
             .iter()

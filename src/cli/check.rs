@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     assemble::{self, Finding},
+    clock::{Clock as _, SystemClock},
     config::{Config, Loaded, Place, Problem, RouteConfig, Setting, Severity},
     pipeline::Gateway,
     reject::Chain,
@@ -99,13 +100,18 @@ fn inspect(loaded: Loaded, show_origin: bool) -> Result<Report, Failure> {
         ..
     } = loaded;
     let mut problems = warnings;
-    if let Some(Err(fault)) = config
-        .server
-        .tls
-        .as_ref()
-        .map(|tls| server_config(tls, None))
-    {
-        problems.push(error("server.tls", Chain(fault.as_ref()).to_string()));
+    if let Some(tls) = &config.server.tls {
+        match server_config(tls, None) {
+            Ok(acceptor) => {
+                let faults = acceptor.faults(SystemClock.now()).into_iter();
+                problems.extend(faults.map(|fault| Problem {
+                    severity: Severity::Warning,
+                    help: Some("renew it; it is read again when its file changes".into()),
+                    ..error("server.tls", fault)
+                }));
+            }
+            Err(fault) => problems.push(error("server.tls", Chain(fault.as_ref()).to_string())),
+        }
     }
     let mut routes = Vec::new();
     match assemble::gateway(&config, LogSink::to(std::io::sink())?) {

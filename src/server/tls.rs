@@ -19,6 +19,18 @@ pub struct Acceptor {
     pub expiries: Vec<(String, UnixTime)>,
 }
 
+impl Acceptor {
+    /// What to say of each certificate that is over.
+    pub fn faults(&self, now: UnixTime) -> Vec<String> {
+        let over = self.expiries.iter().filter(|(_, end)| *end <= now);
+        over.map(|(name, end)| match name.as_str() {
+            "" => format!("the first certificate ended at {end}; senders refuse it"),
+            name => format!("the certificate for {name} ended at {end}; senders refuse it"),
+        })
+        .collect()
+    }
+}
+
 /// Reads certificates and keys and makes the acceptor's configuration. With the tickets of an earlier one sessions that began there
 /// resume here; a resumed session shows no client certificate again, so they may only come from one that asked for the same.
 ///

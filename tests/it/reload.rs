@@ -357,6 +357,31 @@ fn leaf(identity: &Identity) -> Vec<u8> {
 }
 
 #[test]
+fn a_certificate_that_is_over_is_warned_of() {
+    let upstream = Upstream::accepting();
+    let gateway = builder(&upstream, NEVER).tls().start();
+    let over = authority().issue_until(&["localhost"], 2020);
+    gateway.replace("tls/cert.pem", &over.certificate_pem);
+    gateway.replace("tls/key.pem", &over.key_pem);
+    reloaded(&gateway.hang_up());
+    let warns = |line: &Line| {
+        let text = line.text_field("message").unwrap_or_default();
+        text.starts_with("the certificate for localhost ended at 2020-01-01T00:00:00.000Z")
+    };
+    assert!(gateway.logs().wait_for(warns).is_some());
+    let check = Command::new(env!("CARGO_BIN_EXE_countersign"))
+        .args(["check", "--config"])
+        .arg(gateway.folder().join("countersign.toml"))
+        .output()
+        .unwrap();
+    let told = String::from_utf8(check.stderr).unwrap();
+    assert!(
+        check.status.success() && told.contains("ended at 2020"),
+        "{told}"
+    );
+}
+
+#[test]
 fn sessions_resume_after_a_renewal_and_not_after_a_change_of_client_authorities() {
     let upstream = Upstream::accepting();
     let gateway = builder(&upstream, NEVER)
