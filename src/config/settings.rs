@@ -31,7 +31,10 @@ impl Setting {
                 Some(position) => format!("{file}:{}", position.line),
                 None => file.clone(),
             },
-            other => other.source().unwrap_or_else(|| "default".to_owned()),
+            Place::Environment(_) | Place::Flag(_) | Place::Nowhere => {
+                let source = self.place.source();
+                source.unwrap_or_else(|| "default".to_owned())
+            }
         }
     }
 }
@@ -67,19 +70,17 @@ pub(super) fn hash(settings: &[Setting]) -> String {
 }
 
 fn collect(layers: &Layers, value: &Value, path: &mut Vec<String>, found: &mut Vec<Setting>) {
-    let is_table = |value: &Value| matches!(value, Value::Dict(..));
-    let children: Vec<(String, &Value)> = match value {
-        Value::Dict(_, table) if !table.is_empty() => table
-            .iter()
-            .map(|(key, value)| (key.clone(), value))
-            .collect(),
-        Value::Array(_, list) if list.iter().any(is_table) => list
-            .iter()
-            .enumerate()
-            .map(|(place, value)| (place.to_string(), value))
-            .collect(),
-        _ => Vec::new(),
-    };
+    let is_table = |value: &Value| value.as_dict().is_some();
+    let mut children: Vec<(String, &Value)> = Vec::new();
+    if let Some(table) = value.as_dict() {
+        let keys = table.iter().map(|(key, value)| (key.clone(), value));
+        children.extend(keys);
+    } else if let Some(list) = value.as_array()
+        && list.iter().any(is_table)
+    {
+        let places = list.iter().enumerate();
+        children.extend(places.map(|(place, value)| (place.to_string(), value)));
+    }
     if children.is_empty() {
         let key = path.last().map_or("", String::as_str);
         let hidden = names_a_secret(key)

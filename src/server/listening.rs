@@ -166,7 +166,7 @@ impl Control {
         listening.tls = prepared.tls;
         listening.drain = prepared.drain;
         let expiries = listening.tls.as_ref().map(|tls| &*tls.acceptor.expiries);
-        for tls in &listening.tls {
+        if let Some(tls) = &listening.tls {
             for fault in tls.acceptor.faults(shared.gateway.clock.now()) {
                 tracing::warn!("{fault}");
             }
