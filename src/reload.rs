@@ -253,7 +253,7 @@ impl Reloader {
             Ok(next) => self.take(next, cause),
             Err((reason, seen)) => {
                 self.tried = seen;
-                tracing::error!(cause, reason, "reload failed, the old state serves on");
+                tracing::error!(cause, %reason, "reload failed, the old state serves on");
                 let reloads = &self.gateway.telemetry.metrics.reloads;
                 reloads.failed(reason, self.gateway.clock.now());
             }

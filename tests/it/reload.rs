@@ -117,6 +117,25 @@ fn a_signal_and_a_change_of_a_file_each_take_effect() {
 }
 
 #[test]
+fn the_environment_applies_as_at_the_start() {
+    let upstream = Upstream::accepting();
+    let gateway = builder(&upstream, NEVER)
+        .env("COUNTERSIGN_SERVER__MARK", "X-Of-Environment")
+        .start();
+    gateway.reconfigure("[server]", "[server]\nmark = \"X-Of-File\"\ndrain = \"9s\"");
+    gateway.replace("secrets/hooks", NEW);
+    reloaded(&gateway.hang_up());
+    assert_eq!(status(gateway.door(), &delivery(NEW)), 200);
+    let seen = upstream.take_only();
+    assert!(seen.fields.has("x-of-environment"), "{seen:?}");
+    // The same process as before: what it sent comes back to be refused.
+    let via = seen.fields.one("via").to_owned();
+    reloaded(&gateway.hang_up());
+    let loops = delivery(NEW).header("Via", via);
+    assert_eq!(status(gateway.door(), &loops), 508);
+}
+
+#[test]
 fn without_a_change_nothing_is_reloaded() {
     let upstream = Upstream::accepting();
     let gateway = builder(&upstream, OFTEN).start();
