@@ -270,9 +270,10 @@ impl Reloader {
             snapshot,
             findings,
         } = *next;
-        self.control.commit(prepared);
         let snapshot = Arc::new(snapshot);
         let old = self.gateway.snapshot.swap(snapshot.clone());
+        // Behind it: whoever comes by a new listener meets no old state.
+        self.control.commit(prepared);
         let metrics = &self.gateway.telemetry.metrics;
         metrics.retire(&old.routes, &snapshot.routes);
         let restart = needs_restart(&self.started, &loaded.config);
