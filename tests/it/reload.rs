@@ -7,8 +7,8 @@ use std::{
     path::Path,
     process::Command,
     sync::{
-        Arc, RwLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        Arc, Condvar, Mutex, RwLock,
+        atomic::{AtomicUsize, Ordering},
     },
     thread,
     time::Instant,
@@ -634,7 +634,7 @@ mod a_thousand {
     use super::*;
 
     const RELOADS: usize = 1000;
-    const SENDERS: usize = 2;
+    const SENDERS: usize = 3;
 
     /// What a sender may use now. Whoever holds it for reading has a request under way that has to succeed.
     struct Valid(RwLock<usize>);
@@ -647,11 +647,39 @@ mod a_thousand {
         Delivery::post("/hooks", body).signed(&secret(generation))
     }
 
+    /// How many requests each sender may have sent by now. A few for each reload, so that it meets requests and they do not meet a
+    /// machine that is busy with requests alone.
+    #[derive(Default)]
+    struct Pace(Mutex<usize>, Condvar);
+
+    impl Pace {
+        const EACH: usize = 2;
+
+        fn more(&self) {
+            *self.0.lock().unwrap() += Self::EACH;
+            self.1.notify_all();
+        }
+
+        /// Ends the senders.
+        fn end(&self) {
+            *self.0.lock().unwrap() = usize::MAX;
+            self.1.notify_all();
+        }
+
+        /// Waits until one that has sent so many may go on; `false`: it is over.
+        fn go_on(&self, sent: usize) -> bool {
+            let may = self
+                .1
+                .wait_while(self.0.lock().unwrap(), |may| *may <= sent);
+            *may.unwrap() != usize::MAX
+        }
+    }
+
     /// Sends what must pass, each with a secret that is valid from its begin to its end.
-    fn send_genuine(door: &Door, sender: usize, valid: &Valid, over: &AtomicBool) -> usize {
+    fn send_genuine(door: &Door, sender: usize, valid: &Valid, pace: &Pace) -> usize {
         let mut wire = client::raw(door);
         let mut sent = 0;
-        while !over.load(Ordering::SeqCst) {
+        while pace.go_on(sent) {
             let generation = valid.0.read().unwrap();
             let body = format!("genuine {sender} {sent}");
             wire.send(&marked(*generation, body).raw()).unwrap();
@@ -667,10 +695,10 @@ mod a_thousand {
     }
 
     /// Sends what must not pass: each with the secret that went last before it began.
-    fn send_gone(door: &Door, gone: &AtomicUsize, over: &AtomicBool) -> usize {
+    fn send_gone(door: &Door, gone: &AtomicUsize, pace: &Pace) -> usize {
         let mut wire = client::raw(door);
         let mut sent = 0;
-        while !over.load(Ordering::SeqCst) {
+        while pace.go_on(sent) {
             let generation = gone.load(Ordering::SeqCst);
             wire.send(&marked(generation, format!("gone {generation}")).raw())
                 .unwrap();
@@ -716,25 +744,26 @@ mod a_thousand {
             }
         };
         wait_until_ready();
-        let reload = || {
-            gateway.signal(Signal::HUP);
-            wait_until_ready();
-        };
-        let (valid, gone, over) = (
+        let (valid, gone, pace) = (
             Valid(RwLock::new(1)),
             // Nobody ever had that one.
             AtomicUsize::new(usize::MAX),
-            AtomicBool::new(false),
+            Pace::default(),
         );
+        let reload = || {
+            pace.more();
+            gateway.signal(Signal::HUP);
+            wait_until_ready();
+        };
         let (genuine, refused) = thread::scope(|scope| {
             let senders: Vec<_> = (0..SENDERS)
                 .map(|sender| {
-                    let (door, valid, over) = (&door, &valid, &over);
-                    scope.spawn(move || send_genuine(door, sender, valid, over))
+                    let (door, valid, pace) = (&door, &valid, &pace);
+                    scope.spawn(move || send_genuine(door, sender, valid, pace))
                 })
                 .collect();
-            let forger = scope.spawn(|| send_gone(&door, &gone, &over));
-            let _stops = Stops(&over);
+            let forger = scope.spawn(|| send_gone(&door, &gone, &pace));
+            let stops = Stops(&pace);
             for generation in 2..2 + RELOADS / 2 {
                 // A newer secret comes with something that is broken: neither counts.
                 gateway.replace("secrets/before", secret(generation - 1));
@@ -763,7 +792,7 @@ mod a_thousand {
                 gone.store(generation - 2, Ordering::SeqCst);
                 *valid.0.write().unwrap() = generation;
             }
-            over.store(true, Ordering::SeqCst);
+            drop(stops);
             let genuine: usize = senders
                 .into_iter()
                 .map(|sender| sender.join().unwrap())
@@ -791,11 +820,11 @@ mod a_thousand {
     }
 
     /// Ends the senders if the test fails before its end.
-    struct Stops<'a>(&'a AtomicBool);
+    struct Stops<'a>(&'a Pace);
 
     impl Drop for Stops<'_> {
         fn drop(&mut self) {
-            self.0.store(true, Ordering::SeqCst);
+            self.0.end();
         }
     }
 }
