@@ -4,7 +4,7 @@ use countersign::{forward, replay, upstream::Upstream, verify};
 
 pub async fn the_way(
     request: countersign::receive::Unverified<'_>,
-    upstreams: &[Upstream],
+    upstreams: &[std::sync::Arc<Upstream>],
     identity: &forward::Identity,
 ) -> bool {
     let Ok(verified) = verify::verify(request) else {

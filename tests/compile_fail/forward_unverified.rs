@@ -3,7 +3,7 @@ use countersign::{forward, receive::Unverified, upstream::Upstream};
 
 pub async fn forward_unverified(
     request: Unverified<'_>,
-    upstreams: &[Upstream],
+    upstreams: &[std::sync::Arc<Upstream>],
     identity: &forward::Identity,
 ) {
     let _ = forward::send(request, upstreams, identity).await;
