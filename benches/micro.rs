@@ -12,7 +12,7 @@ use std::{
 use countersign::{
     clock::UnixTime,
     config::{Flags, Source, load},
-    forward::{Identity, outbound_headers},
+    forward::{Identity, Instance, outbound_headers},
     receive::{Head, Peer},
     replay::{Admission, IdKey, MemoryStore, Settlement},
     route::Route,
@@ -222,7 +222,10 @@ fn request() -> Request<()> {
 
 fn head(c: &mut Criterion) {
     let peer = Arc::new(Peer::new(Some([192, 0, 2, 7].into()), true, false, None));
-    let identity = Identity::new(&HeaderName::from_static("countersign-verified"));
+    let identity = Identity::new(
+        &HeaderName::from_static("countersign-verified"),
+        &Instance::default(),
+    );
     let flags = Flags {
         scheme: Some("carevalidate".into()),
         secret_file: Some("unused".into()),

@@ -8,7 +8,7 @@ use countersign::{
     cli::saved,
     clock::UnixTime,
     config::{self, Config, Flags, PathPattern, Source},
-    forward::{Identity, outbound_headers},
+    forward::{Identity, Instance, outbound_headers},
     receive::{Head, Peer},
     route::{Route, RouteTable, fold},
     scheme::{
@@ -380,7 +380,7 @@ pub(crate) fn forwarded_headers(data: &[u8]) {
     } else {
         HeaderName::from_static("countersign-verified")
     };
-    let identity = Identity::new(&mark);
+    let identity = Identity::new(&mark, &Instance::default());
     let Some(config) = routes(&["/a"]) else {
         unreachable!("it is a configuration")
     };

@@ -13,7 +13,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Limits, listen::Listener, pipeline::Gateway};
+use crate::{
+    config::Limits,
+    listen::Listener,
+    pipeline::Gateway,
+    telemetry::{Failure, ReloadState},
+};
 
 /// Connections at once: probes and scrapers are few. More of them wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 32;
@@ -82,11 +87,11 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, stopping: bool) -> Res
                 .is_some_and(|query| query.split('&').any(|word| word == "verbose")),
         ),
         "/metrics" => {
-            gateway.snapshot.replay.observe();
+            gateway.lasting.replay.observe();
             let metrics = gateway
                 .telemetry
                 .metrics
-                .render(&gateway.snapshot.bodies, gateway.telemetry.requests.sink());
+                .render(&gateway.lasting.bodies, gateway.telemetry.requests.sink());
             text(StatusCode::OK, OPENMETRICS, metrics)
         }
         _ => text(
@@ -109,7 +114,8 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
         return text(status, TEXT, format!("{verdict}\n"));
     }
     let mut checks = format!("{} accepting\n", if stopping { "[-]" } else { "[+]" });
-    for route in gateway.snapshot.routes.iter() {
+    checks.push_str(&configuration(&gateway.telemetry.metrics.reloads.told()));
+    for route in gateway.snapshot.load().routes.iter() {
         let line = match (route.scheme.needs_secret(), route.keys.len()) {
             (true, 0) if route.fetching.is_some() => {
                 format!("[+] route {}: keys are fetched\n", route.name)
@@ -125,6 +131,25 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
     }
     checks.push_str(&format!("{verdict}\n"));
     text(status, TEXT, checks)
+}
+
+/// Which configuration serves, and why no newer one does.
+fn configuration(state: &ReloadState) -> String {
+    let loaded = state.loaded_at.map(|at| at.to_string()).unwrap_or_default();
+    let mut text = match &state.failure {
+        None => format!("[+] configuration {}, loaded {loaded}\n", state.hash),
+        Some(Failure { since, reason }) => {
+            let reason = reason.replace('\n', "\n    ");
+            format!(
+                "[!] configuration {}, loaded {loaded}: a newer one is refused since {since}\n    {reason}\n",
+                state.hash
+            )
+        }
+    };
+    for key in &state.restart {
+        text.push_str(&format!("[!] {key} was changed, which needs a restart\n"));
+    }
+    text
 }
 
 fn text(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {

@@ -1,11 +1,14 @@
 //! From a checked configuration to the state that serves: reads secrets and certificates.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 
 use crate::{
-    body::{BodyStore, BodyStoreConfig},
     clock::SystemClock,
     config::{Config, RouteConfig, SecretConfig},
     fetch::Fetcher,
@@ -13,17 +16,13 @@ use crate::{
     pipeline::{Gateway, RequestIds},
     receive::Pace,
     reject::Chain,
-    replay::Guard,
     route::{Fetching, Route, RouteKey, RouteTable},
     scheme::{KEY_BYTES_MIN, Scheme},
     secret::{Doubt, Secret, SecretSource},
-    snapshot::Snapshot,
+    snapshot::{Lasting, Snapshot},
     telemetry::{LogSink, Metrics, RequestLog, Telemetry},
     upstream::Upstream,
 };
-
-/// Where bodies are spooled if the configuration names no folder: unlike `/tmp`, it is on disk everywhere.
-const SPOOL_DIR: &str = "/var/tmp";
 
 /// Something about a route that its operator should see.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,67 +37,144 @@ pub struct Finding {
     pub text: String,
 }
 
+impl Finding {
+    /// Writes it to the log.
+    pub fn tell(&self) {
+        let key = self.key.as_deref().unwrap_or_default();
+        if self.unusable {
+            tracing::error!(route = self.route, key, "secret unusable: {}", self.text);
+        } else {
+            tracing::warn!(route = self.route, key, "{}", self.text);
+        }
+    }
+}
+
+/// What served until now. Parts of it serve on where nothing changes for them.
+pub struct Previous<'a> {
+    /// Its configuration.
+    pub config: &'a Config,
+    /// What was made of that.
+    pub snapshot: &'a Snapshot,
+    /// Whether a file holds what it held then.
+    pub unchanged: &'a dyn Fn(&Path) -> bool,
+}
+
 /// Puts the gateway together. An unusable secret closes its own route and is reported; everything else that is wrong is an error.
 ///
 /// # Errors
 /// If a certificate or key for an upstream cannot be used.
 pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<Finding>)> {
-    let (mut findings, mut shared) = (Vec::new(), Shared::default());
     let metrics = Metrics::default();
-    let (mut routes, mut upstreams, mut counters) = (Vec::new(), Vec::new(), Vec::new());
+    let lasting = Lasting::new(config, &metrics)?;
+    let (snapshot, findings) = snapshot(config, &lasting, &metrics, None)?;
+    let telemetry = Telemetry {
+        metrics: Arc::new(metrics),
+        requests: RequestLog::new(sink, config.log.format, config.log.level),
+    };
+    let gateway = Gateway {
+        snapshot: ArcSwap::from_pointee(snapshot),
+        lasting,
+        clock: Box::new(SystemClock),
+        telemetry,
+        ids: RequestIds::default(),
+    };
+    Ok((gateway, findings))
+}
+
+/// Builds a state that serves, from files that are read anew. Nothing is seen of it if it fails.
+///
+/// # Errors
+/// As [`gateway`].
+pub fn snapshot(
+    config: &Config,
+    lasting: &Lasting,
+    metrics: &Metrics,
+    previous: Option<&Previous<'_>>,
+) -> anyhow::Result<(Snapshot, Vec<Finding>)> {
+    let (mut findings, mut shared) = (Vec::new(), Shared::default());
+    let (mut routes, mut upstreams) = (Vec::new(), Vec::new());
     for (index, route_config) in config.routes.iter().enumerate() {
+        let earlier = previous.and_then(|previous| previous.route(&route_config.name));
         let mut route = Route::new(
             index,
             route_config,
             keys(route_config, &mut findings, &mut shared),
         );
         route.fetching = fetching(route_config, &mut findings);
-        counters.push(metrics.route(&route));
-        upstreams.push(Arc::new(
-            Upstream::new(&route_config.upstream)
+        if let Some((_, earlier, _)) = earlier {
+            // Else a reload would give a flood its rate anew.
+            route.challenges = earlier.challenges.clone();
+        }
+        let kept = earlier.filter(|(earlier, ..)| {
+            previous.is_some_and(|previous| {
+                earlier.upstream == route_config.upstream
+                    && previous.all_unchanged(&route_config.upstream.files())
+            })
+        });
+        upstreams.push(match kept {
+            // With its open connections.
+            Some((_, _, upstream)) => upstream.clone(),
+            None => Upstream::new(&route_config.upstream)
+                .map(Arc::new)
                 .with_context(|| format!("route {}", route_config.name))?,
-        ));
+        });
         routes.push((route_config.host.clone(), route_config.path.clone(), route));
     }
     findings.append(&mut shared.findings);
     let routes = RouteTable::new(routes);
     let fetches = |route: &Route| route.fetching.is_some() || route.scheme.confirms();
     let fetcher = match routes.iter().any(fetches) {
-        true => Some(Fetcher::new(&config.fetch, metrics.key_fetches())?),
+        true => Some(fetcher(config, metrics, previous)?),
         false => None,
     };
     let limits = &config.limits;
     let snapshot = Snapshot {
-        routes,
         upstreams,
         fetcher,
-        counters,
-        replay: Arc::new(Guard::new(&config.replay, metrics.replay())?),
-        bodies: BodyStore::new(BodyStoreConfig {
-            memory: limits.body_memory,
-            spool_dir: Some(limits.spool_dir.clone().unwrap_or_else(|| SPOOL_DIR.into())),
-            spool: limits.spool,
-        }),
+        // Last, when nothing can fail any more: it is seen at once.
+        counters: routes.iter().map(|route| metrics.route(route)).collect(),
+        routes,
+        bodies: lasting.bodies.clone(),
+        replay: lasting.replay.clone(),
         pace: Pace {
             gap: limits.body_timeout,
             bytes_per_second_min: limits.body_min_rate,
         },
         head_bytes_max: limits.headers as usize,
-        identity: Identity::new(&config.server.mark),
+        identity: Identity::new(&config.server.mark, &lasting.instance),
     };
-    let telemetry = Telemetry {
-        metrics: Arc::new(metrics),
-        requests: RequestLog::new(sink, config.log.format, config.log.level),
-    };
-    Ok((
-        Gateway {
-            snapshot,
-            clock: Box::new(SystemClock),
-            telemetry,
-            ids: RequestIds::default(),
-        },
-        findings,
-    ))
+    Ok((snapshot, findings))
+}
+
+impl Previous<'_> {
+    /// A route by its name: what was written of it, and what was made of that.
+    fn route(&self, name: &str) -> Option<(&RouteConfig, &Route, &Arc<Upstream>)> {
+        let mut routes = self.config.routes.iter();
+        let place = routes.position(|route| route.name == name)?;
+        let route = self.snapshot.routes.get(place)?;
+        let upstream = self.snapshot.upstreams.get(place)?;
+        Some((&self.config.routes[place], route, upstream))
+    }
+
+    fn all_unchanged(&self, files: &[PathBuf]) -> bool {
+        files.iter().all(|file| (self.unchanged)(file))
+    }
+}
+
+/// The one that there was, with all that it has fetched, if it would be made of the same.
+fn fetcher(
+    config: &Config,
+    metrics: &Metrics,
+    previous: Option<&Previous<'_>>,
+) -> anyhow::Result<Fetcher> {
+    let same = previous.filter(|previous| {
+        previous.config.fetch == config.fetch
+            && config.fetch.ca.as_deref().is_none_or(previous.unchanged)
+    });
+    match same.and_then(|previous| previous.snapshot.fetcher.clone()) {
+        Some(fetcher) => Ok(fetcher),
+        None => Fetcher::new(&config.fetch, metrics.key_fetches()),
+    }
 }
 
 /// What is odd about a secret that both sides share.

@@ -61,13 +61,22 @@ pub struct Identity {
     via: [HeaderValue; 3],
 }
 
-impl Identity {
-    /// An identity with this mark and a new instance id.
-    pub fn new(mark: &HeaderName) -> Self {
+/// The name of this process among others in `Via`. The same for as long as it lives.
+pub struct Instance(String);
+
+impl Default for Instance {
+    fn default() -> Self {
         let mut random = [0; 8];
         // Only tells instances apart.
         let _ = aws_lc_rs::rand::fill(&mut random);
-        let received_by = format!("countersign ({})", data_encoding::HEXLOWER.encode(&random));
+        Self(data_encoding::HEXLOWER.encode(&random))
+    }
+}
+
+impl Identity {
+    /// The identity of this process with this mark.
+    pub fn new(mark: &HeaderName, Instance(id): &Instance) -> Self {
+        let received_by = format!("countersign ({id})");
         Self {
             mark: mark.clone(),
             mark_folded: fold(mark).replace('_', "-"),

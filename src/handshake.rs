@@ -197,7 +197,7 @@ async fn pair(route: &Route, secret: Secret, at: UnixTime) -> Result<(), Rejecti
             tracing::warn!(
                 route = route.name,
                 file = %pairing.file.display(),
-                "a handshake brought the secret of the route; restart to use it"
+                "a handshake brought the secret of the route; it is used from the next reload on, by server.reload_interval or SIGHUP"
             );
             Ok(())
         }

@@ -13,13 +13,16 @@ use std::{
     task::{Context, Poll},
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
-use crate::config::ListenAddr;
+use crate::{
+    config::ListenAddr,
+    systemd::{self, Socket},
+};
 
 /// Connections that the kernel completes ahead of us.
 const BACKLOG: i32 = 4096;
@@ -27,16 +30,22 @@ const BACKLOG: i32 = 4096;
 /// So little is cheaper to copy into one buffer than to hand to the system as a list.
 const GATHER_BYTES_MAX: usize = 2048;
 
-/// A bound socket.
-pub enum Listener {
-    /// TCP
+/// A socket that listens.
+pub struct Listener {
+    socket: Bound,
+    /// It was passed to this process, and may be passed to the next one: what waits in its queue is not lost with it.
+    passed: bool,
+    /// The file to remove when it is gone.
+    _file: Option<SocketFile>,
+}
+
+enum Bound {
     Tcp(TcpListener),
-    /// Unix; the file is removed on drop.
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, PathBuf),
 }
 
 /// Removes a socket's file when its listener is gone.
-pub struct SocketFile(PathBuf);
+struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
@@ -44,31 +53,122 @@ impl Drop for SocketFile {
     }
 }
 
+/// Sockets that the service manager passed. They stay open as long as this: an address that is left and taken up again is
+/// served by the same one.
+#[derive(Default)]
+pub struct Passed(Vec<(String, Socket)>);
+
+impl Passed {
+    /// Takes over what was passed. Call it while there is one thread.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn take() -> anyhow::Result<Self> {
+        Ok(Self(systemd::sockets()?))
+    }
+
+    /// The names of those that stand for none of these addresses.
+    pub fn unused(&self, listening: &[&ListenAddr]) -> Vec<String> {
+        let unused = self
+            .0
+            .iter()
+            .filter(|(name, socket)| !listening.iter().any(|address| is_at(name, socket, address)));
+        unused.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn adopt(&self, address: &ListenAddr) -> io::Result<Vec<Listener>> {
+        let meant = self
+            .0
+            .iter()
+            .filter(|(name, socket)| is_at(name, socket, address));
+        meant
+            .map(|(_, socket)| {
+                let socket = match socket {
+                    Socket::Tcp(listener) => {
+                        listener.set_nonblocking(true)?;
+                        Bound::Tcp(TcpListener::from_std(listener.try_clone()?)?)
+                    }
+                    Socket::Unix(listener) => {
+                        listener.set_nonblocking(true)?;
+                        let path = path_of(listener).unwrap_or_default();
+                        Bound::Unix(UnixListener::from_std(listener.try_clone()?)?, path)
+                    }
+                };
+                Ok(Listener {
+                    socket,
+                    passed: true,
+                    _file: None,
+                })
+            })
+            .collect()
+    }
+}
+
+fn is_at(name: &str, socket: &Socket, address: &ListenAddr) -> bool {
+    match (address, socket) {
+        (ListenAddr::Systemd(wanted), _) => name == wanted,
+        (ListenAddr::Tcp(address), Socket::Tcp(listener)) => {
+            listener.local_addr().is_ok_and(|local| local == *address)
+        }
+        (ListenAddr::Unix(path), Socket::Unix(listener)) => {
+            path_of(listener).as_ref() == Some(path)
+        }
+        (ListenAddr::Tcp(_), Socket::Unix(_)) | (ListenAddr::Unix(_), Socket::Tcp(_)) => false,
+    }
+}
+
+fn path_of(listener: &unix::net::UnixListener) -> Option<PathBuf> {
+    let address = listener.local_addr().ok()?;
+    address.as_pathname().map(Path::to_owned)
+}
+
 impl Listener {
-    /// Binds an address.
+    /// Opens an address: a socket that was passed for it, else a new one. By the name of passed sockets there can be several.
     ///
     /// # Errors
     /// As the system says. A Unix socket's file that nobody listens on any more is replaced; any other file is not.
-    pub fn bind(address: &ListenAddr) -> io::Result<Self> {
-        match address {
-            ListenAddr::Tcp(address) => bind_tcp(*address).map(Self::Tcp),
+    pub fn open(address: &ListenAddr, passed: &Passed, reuse_port: bool) -> io::Result<Vec<Self>> {
+        let adopted = passed.adopt(address)?;
+        if !adopted.is_empty() {
+            return Ok(adopted);
+        }
+        let mut file = None;
+        let socket = match address {
+            ListenAddr::Tcp(address) => Bound::Tcp(bind_tcp(*address, reuse_port)?),
             ListenAddr::Unix(path) => {
                 remove_stale(path)?;
                 let listener = UnixListener::bind(path)?;
+                file = Some(SocketFile(path.clone()));
                 // Whoever may enter the folder may connect: a web server in front runs as another user.
                 fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
-                Ok(Self::Unix(listener, SocketFile(path.clone())))
+                Bound::Unix(listener, path.clone())
             }
-        }
+            ListenAddr::Systemd(_) => {
+                let names: Vec<_> = passed.0.iter().map(|(name, _)| name.as_str()).collect();
+                let found = match names.is_empty() {
+                    true => "systemd passed no socket".to_owned(),
+                    false => format!("systemd passed only {}", names.join(", ")),
+                };
+                return Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("{found}; see FileDescriptorName= in the .socket unit"),
+                ));
+            }
+        };
+        Ok(vec![Self {
+            socket,
+            passed: false,
+            _file: file,
+        }])
     }
 
     /// Where it listens, with the port that was chosen.
     pub fn address(&self) -> String {
-        match self {
-            Self::Tcp(listener) => listener
+        match &self.socket {
+            Bound::Tcp(listener) => listener
                 .local_addr()
                 .map_or_else(|error| error.to_string(), |address| address.to_string()),
-            Self::Unix(_, file) => format!("unix:{}", file.0.display()),
+            Bound::Unix(_, path) => format!("unix:{}", path.display()),
         }
     }
 
@@ -77,35 +177,39 @@ impl Listener {
     /// # Errors
     /// As the system says; descriptors may have run out.
     pub async fn accept(&self) -> io::Result<(Wire, Option<IpAddr>)> {
-        match self {
-            Self::Tcp(listener) => {
+        match &self.socket {
+            Bound::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 stream.set_nodelay(true)?;
                 Ok((Wire::Tcp(stream), Some(peer.ip().to_canonical())))
             }
-            Self::Unix(listener, _) => {
+            Bound::Unix(listener, _) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Wire::Unix(stream), None))
             }
         }
     }
 
-    /// Closes the listener, and gives back what the kernel had accepted by then: its senders may have sent requests already.
+    /// Closes the listener, and gives back what the kernel had accepted by then: its senders may have sent requests already. What
+    /// waits at a socket that was passed is left to the next process.
     pub fn close(self) -> Vec<(Wire, Option<IpAddr>)> {
         let mut queued = Vec::new();
-        match self {
-            Self::Tcp(listener) => {
+        if self.passed {
+            return queued;
+        }
+        // Neither blocks; any error means that there is nothing more to get.
+        match self.socket {
+            Bound::Tcp(listener) => {
                 let Ok(listener) = listener.into_std() else {
                     return queued;
                 };
-                // It does not block; any error means that there is nothing more to get.
                 while let Ok((stream, peer)) = listener.accept() {
                     if let Ok(stream) = nonblocking_tcp(stream) {
                         queued.push((Wire::Tcp(stream), Some(peer.ip().to_canonical())));
                     }
                 }
             }
-            Self::Unix(listener, _file) => {
+            Bound::Unix(listener, _) => {
                 let Ok(listener) = listener.into_std() else {
                     return queued;
                 };
@@ -131,13 +235,14 @@ fn nonblocking_unix(stream: unix::net::UnixStream) -> io::Result<UnixStream> {
     UnixStream::from_std(stream)
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(
+fn bind_tcp(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(
         Domain::for_address(address),
         Type::STREAM,
         Some(Protocol::TCP),
     )?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts,
@@ -29,7 +30,7 @@ use crate::{
     replay::{self, Decision, Lease},
     route::Route,
     scheme::{Claim, HandshakeAnswer},
-    snapshot::Snapshot,
+    snapshot::{Lasting, Snapshot},
     telemetry::{Outcome, RequestEvent, Telemetry},
     upstream::{ResponseError, UpstreamBody},
     verify::{self, Standing},
@@ -45,10 +46,12 @@ const YES: HeaderValue = HeaderValue::from_static("?1");
 /// For how long.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(200);
 
-/// What every request is served with.
+/// What every request is served with. All but the snapshot lives as long as the process.
 pub struct Gateway {
-    /// The state that serves.
-    pub snapshot: Snapshot,
+    /// The state that serves. A request takes it once, when it begins, and keeps it to its end.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// What snapshots share.
+    pub lasting: Lasting,
     /// The clock.
     pub clock: Box<dyn Clock>,
     /// Where outcomes are told.
@@ -166,14 +169,16 @@ pub async fn serve(
     let id = gateway.ids.next(at);
     let http1 = request.version() < Version::HTTP_2;
     let (parts, mut body) = request.into_parts();
+    let snapshot = gateway.snapshot.load_full();
     let mut report = Report {
         event: RequestEvent::new(id, at, peer.address),
         gateway: gateway.clone(),
+        snapshot: snapshot.clone(),
     };
     gateway.telemetry.metrics.inflight.inc();
     let expects_continue = parts.headers.contains_key(header::EXPECT);
-    let outcome = match received(parts, peer, &mut body, id, at, &gateway.snapshot) {
-        Ok(received) => handle(&gateway.snapshot, received, &mut report.event).await,
+    let outcome = match received(parts, peer, &mut body, id, at, &snapshot) {
+        Ok(received) => handle(&snapshot, received, &mut report.event).await,
         Err(rejection) => Err(rejection),
     };
     let (mut response, ends) = match outcome {
@@ -300,12 +305,14 @@ impl RequestIds {
 struct Report {
     event: RequestEvent,
     gateway: Arc<Gateway>,
+    /// The one that the request began with.
+    snapshot: Arc<Snapshot>,
 }
 
 impl Report {
     /// Whether the sender tries bad signatures, and wants no body in the answer.
     fn is_probed(&self) -> bool {
-        let routes = &self.gateway.snapshot.routes;
+        let routes = &self.snapshot.routes;
         let route = self.event.route.and_then(|place| routes.get(place));
         route.is_some_and(|route| route.scheme.is_probed())
     }
@@ -313,11 +320,7 @@ impl Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        let Gateway {
-            snapshot,
-            telemetry,
-            ..
-        } = &*self.gateway;
+        let (snapshot, telemetry) = (&self.snapshot, &self.gateway.telemetry);
         telemetry.metrics.inflight.dec();
         let route = self
             .event

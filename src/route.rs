@@ -40,7 +40,7 @@ pub struct Route {
     /// How duplicates are recognised; `None`: they are not.
     pub guard: Option<GuardConfig>,
     /// How often challenges are signed, and addresses got that requests name.
-    pub challenges: ChallengeRate,
+    pub challenges: Arc<ChallengeRate>,
     methods: Vec<Method>,
     allow: HeaderValue,
 }
@@ -95,7 +95,7 @@ impl Route {
             methods: config.methods.clone(),
             pairing: config.pairing.clone(),
             guard: config.guard.clone(),
-            challenges: ChallengeRate::default(),
+            challenges: Arc::default(),
         }
     }
 

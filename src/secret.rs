@@ -190,6 +190,17 @@ pub enum SecretError {
 }
 
 impl SecretSource {
+    /// The file that holds the secret, if one does.
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Env(_) => None,
+            Self::Credential(name) => {
+                variable("CREDENTIALS_DIRECTORY").map(|folder| Path::new(&folder).join(name))
+            }
+        }
+    }
+
     /// Reads the secret. Blocks on the file system.
     ///
     /// # Errors

@@ -1,25 +1,35 @@
-//! Everything that serves requests, as one value that never changes.
+//! Everything that serves requests, as one value that never changes, and what lives longer than it.
 
 use std::sync::Arc;
 
 use crate::{
-    body::BodyStore, fetch::Fetcher, forward::Identity, receive::Pace, replay::Guard,
-    route::RouteTable, telemetry::RouteCounters, upstream::Upstream,
+    body::{BodyStore, BodyStoreConfig},
+    config::Config,
+    fetch::Fetcher,
+    forward::{Identity, Instance},
+    receive::Pace,
+    replay::Guard,
+    route::RouteTable,
+    telemetry::{Metrics, RouteCounters},
+    upstream::Upstream,
 };
 
-/// One state of the gateway.
+/// Where bodies are spooled if the configuration names no folder: unlike `/tmp`, it is on disk everywhere.
+const SPOOL_DIR: &str = "/var/tmp";
+
+/// One state of the gateway. A reload makes the next one; requests under way keep the one they began with.
 pub struct Snapshot {
     /// Which requests go where.
     pub routes: RouteTable,
-    /// Where they go, by [`Route::index`](crate::route::Route::index).
+    /// Where they go, by [`Route::index`](crate::route::Route::index). Shared with the next snapshot where nothing changes.
     pub upstreams: Vec<Arc<Upstream>>,
     /// What is counted, by the same index.
     pub counters: Vec<RouteCounters>,
     /// Gets the keys that are not pinned; `None`: no route needs it.
     pub fetcher: Option<Fetcher>,
-    /// Knows duplicates. It has to outlive this state, with what it remembers.
+    /// Knows duplicates: [`Lasting::replay`].
     pub replay: Arc<Guard>,
-    /// Where bodies are held.
+    /// Where bodies are held: [`Lasting::bodies`].
     pub bodies: BodyStore,
     /// How fast they must come.
     pub pace: Pace,
@@ -27,4 +37,36 @@ pub struct Snapshot {
     pub head_bytes_max: usize,
     /// How forwarded requests are marked.
     pub identity: Identity,
+}
+
+/// What lives as long as the process, however often snapshots are exchanged.
+///
+/// What must survive a reload whatever changes belongs here. A snapshot holds a handle to it, so that a request needs the snapshot
+/// alone. What survives only where its own part of the configuration stays the same is handed on from snapshot to snapshot.
+pub struct Lasting {
+    /// The budget and the spool of all bodies. Two of them would hold twice what the operator allows.
+    pub bodies: BodyStore,
+    /// What it remembers of deliveries must not be forgotten.
+    pub replay: Arc<Guard>,
+    /// How this process appears in `Via`.
+    pub instance: Instance,
+}
+
+impl Lasting {
+    /// Made once, at the start.
+    ///
+    /// # Errors
+    /// If the replay store cannot be made.
+    pub fn new(config: &Config, metrics: &Metrics) -> anyhow::Result<Self> {
+        let limits = &config.limits;
+        Ok(Self {
+            bodies: BodyStore::new(BodyStoreConfig {
+                memory: limits.body_memory,
+                spool_dir: Some(limits.spool_dir.clone().unwrap_or_else(|| SPOOL_DIR.into())),
+                spool: limits.spool,
+            }),
+            replay: Arc::new(Guard::new(&config.replay, metrics.replay())?),
+            instance: Instance::default(),
+        })
+    }
 }

@@ -910,6 +910,51 @@ fn check_reads_the_configuration_from_stdin() {
 }
 
 #[test]
+fn check_tells_where_each_value_came_from() {
+    let desk = Desk::new();
+    let secret = "a-token-that-meta-sends";
+    let meta = format!(
+        "{}params = {{ verify_token = \"{secret}\" }}\n",
+        one_route("http://127.0.0.1:9").replace("carevalidate", "meta")
+    );
+    desk.write("c.toml", meta);
+    let check = |more: &[&str]| {
+        let args = [
+            "check",
+            "--show-origin",
+            "-c",
+            "c.toml",
+            "--log-level",
+            "debug",
+        ];
+        let mut command = desk.command(&[&args, more].concat());
+        let command = command.env("COUNTERSIGN_SERVER__DRAIN", "20s");
+        finish(command.env("PORT", "1").spawn().unwrap()).ends_with(0)
+    };
+    let run = check(&[]);
+    for wanted in [
+        "limits.body = \"64MiB\"  # default\n",
+        "route.cases.timeout = \"30s\"  # default\n",
+        "server.listen = [\"127.0.0.1:0\"]  # c.toml:3\n",
+        "route.cases.secrets.0.file = \"secret\"  # c.toml:10\n",
+        "route.cases.params.verify_token = (hidden)  # c.toml:12\n",
+        "server.drain = \"20s\"  # environment variable COUNTERSIGN_SERVER__DRAIN\n",
+        "log.level = \"debug\"  # flag --log-level\n",
+    ] {
+        assert!(run.stdout.contains(wanted), "{wanted}\n{}", run.stdout);
+    }
+    assert!(!run.stdout.contains(secret));
+    let json = check(&["--json"]).json();
+    let settings = json["settings"].as_array().unwrap();
+    let drain = settings.iter().find(|one| one["path"] == "server.drain");
+    assert_eq!(drain.unwrap()["value"], "\"20s\"");
+    assert_eq!(
+        drain.unwrap()["origin"],
+        "environment variable COUNTERSIGN_SERVER__DRAIN"
+    );
+}
+
+#[test]
 fn the_environment_can_name_the_configuration() {
     let desk = Desk::new();
     let path = desk.write("c.toml", one_route("http://127.0.0.1:9"));

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     assemble::{self, Finding},
-    config::{Config, Loaded, Place, Problem, RouteConfig, Severity},
+    clock::{Clock as _, SystemClock},
+    config::{Config, Loaded, Place, Problem, RouteConfig, Setting, Severity},
     pipeline::Gateway,
     reject::Chain,
     scheme::{Gap, catalogue},
@@ -28,6 +29,9 @@ pub(super) struct Args {
     /// Print a JSON object
     #[arg(long)]
     json: bool,
+    /// Print every value and where it came from: default, file and line, environment variable or flag
+    #[arg(long)]
+    show_origin: bool,
     #[command(flatten)]
     route: RouteArgs,
 }
@@ -36,6 +40,8 @@ pub(super) struct Args {
 #[derive(Serialize)]
 struct Report {
     ok: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    settings: Vec<Setting>,
     routes: Vec<RouteReport>,
     /// What the catalogue says of the providers, by their ids.
     notes: BTreeMap<&'static str, Vec<String>>,
@@ -55,10 +61,11 @@ struct RouteReport {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let report = match load(&args.config, &args.route.flags()) {
-        Ok(loaded) => inspect(loaded)?,
+    let report = match load(&args.config, args.route.flags()) {
+        Ok(loaded) => inspect(loaded, args.show_origin)?,
         Err(Failure::Config(errors)) => Report {
             ok: false,
+            settings: Vec::new(),
             routes: Vec::new(),
             notes: BTreeMap::new(),
             problems: errors.problems().to_vec(),
@@ -86,17 +93,33 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 /// Opens everything that the configuration names.
-fn inspect(Loaded { config, warnings }: Loaded) -> Result<Report, Failure> {
+fn inspect(loaded: Loaded, show_origin: bool) -> Result<Report, Failure> {
+    let Loaded {
+        config,
+        warnings,
+        settings,
+        ..
+    } = loaded;
     let mut problems = warnings;
-    if let Some(Err(fault)) = config.server.tls.as_ref().map(server_config) {
-        problems.push(error("server.tls", Chain(fault.as_ref()).to_string()));
+    if let Some(tls) = &config.server.tls {
+        match server_config(tls, None) {
+            Ok(acceptor) => {
+                let faults = acceptor.faults(SystemClock.now()).into_iter();
+                problems.extend(faults.map(|fault| Problem {
+                    severity: Severity::Warning,
+                    help: Some("renew it; it is read again when its file changes".into()),
+                    ..error("server.tls", fault)
+                }));
+            }
+            Err(fault) => problems.push(error("server.tls", Chain(fault.as_ref()).to_string())),
+        }
     }
     let mut routes = Vec::new();
     match assemble::gateway(&config, LogSink::to(std::io::sink())?) {
         Err(fault) => problems.push(error("route", Chain(fault.as_ref()).to_string())),
         Ok((gateway, findings)) => {
             problems.extend(findings.into_iter().map(of_route));
-            if let Err(fault) = gateway.snapshot.bodies.probe() {
+            if let Err(fault) = gateway.lasting.bodies.probe() {
                 let message = format!("the folder for spooled bodies cannot be written: {fault}");
                 problems.push(Problem {
                     help: Some(
@@ -113,6 +136,7 @@ fn inspect(Loaded { config, warnings }: Loaded) -> Result<Report, Failure> {
         ok: problems
             .iter()
             .all(|problem| problem.severity == Severity::Warning),
+        settings: if show_origin { settings } else { Vec::new() },
         routes,
         notes: notes(&config),
         problems,
@@ -176,7 +200,8 @@ fn of_route(finding: Finding) -> Problem {
 }
 
 fn describe(config: &Config, gateway: &Gateway) -> Vec<RouteReport> {
-    let routes = gateway.snapshot.routes.iter().zip(&config.routes);
+    let snapshot = gateway.snapshot.load();
+    let routes = snapshot.routes.iter().zip(&config.routes);
     routes
         .map(|(route, config)| RouteReport {
             name: route.name.clone(),
@@ -212,6 +237,10 @@ fn notes(config: &Config) -> BTreeMap<&'static str, Vec<String>> {
 impl Report {
     fn text(&self) -> String {
         let mut text = String::new();
+        for setting in &self.settings {
+            let Setting { path, value, .. } = setting;
+            text.push_str(&format!("{path} = {value}  # {}\n", setting.origin()));
+        }
         for route in &self.routes {
             text.push_str(&format!(
                 "route {}: {}{} -> {}, scheme {}, {}{}\n",

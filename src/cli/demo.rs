@@ -27,6 +27,7 @@ use crate::{
     assemble,
     clock::{Clock as _, SystemClock},
     config::{self, Flags, Source},
+    listen::Passed,
     pipeline::Gateway,
     scheme::catalogue,
     secret::Secret,
@@ -86,7 +87,7 @@ async fn demo(folder: &Path, once: bool) -> Outcome {
         config::load(&Source::File(config), &[], &Flags::default()).map_err(Failure::Config)?;
     let (gateway, _) = assemble::gateway(&loaded.config, LogSink::to(io::sink())?)?;
     let gateway: Arc<Gateway> = Arc::new(gateway);
-    let server = Server::bind(&loaded.config, gateway)?;
+    let server = Server::bind(&loaded.config, gateway, Passed::default())?;
     let (stopping, hurry) = (server.stopping(), CancellationToken::new());
     let address = server
         .addresses()

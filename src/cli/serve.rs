@@ -7,10 +7,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, Failure, Outcome, is_stdin, read};
 use crate::{
-    assemble,
+    assemble::{self, Finding},
     config::{self, Config, Flags, Loaded, Source},
+    listen::Passed,
+    pipeline::Gateway,
     reject::Chain,
+    reload::{self, Recipe, Reloader, Seen},
     server::{Ended, Server, stop_on_signals},
+    systemd,
     telemetry::{self, LogSink},
 };
 
@@ -19,6 +23,9 @@ const CUT_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// How long the last log lines may take at the end.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How often the service manager hears how it goes, at least.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
 
 /// Descriptors beside the connections: listeners, spool files, log.
 const SPARE_DESCRIPTORS: u64 = 64;
@@ -103,8 +110,8 @@ impl RouteArgs {
     }
 }
 
-/// Loads the configuration that the command line asks for.
-pub(super) fn load(args: &ConfigArgs, flags: &Flags) -> Result<Loaded, Failure> {
+/// Where the command line says that the configuration comes from.
+pub(super) fn recipe(args: &ConfigArgs, flags: Flags) -> Result<Recipe, Failure> {
     let environment = config::environment();
     let named = args.config.clone().or_else(|| {
         let (_, path) = environment
@@ -121,54 +128,79 @@ pub(super) fn load(args: &ConfigArgs, flags: &Flags) -> Result<Loaded, Failure> 
         Some(path) => Source::File(path),
         None => Source::None,
     };
-    config::load(&source, &environment, flags).map_err(Failure::Config)
+    Ok(Recipe {
+        source,
+        environment,
+        flags,
+    })
+}
+
+/// Loads the configuration that the command line asks for.
+pub(super) fn load(args: &ConfigArgs, flags: Flags) -> Result<Loaded, Failure> {
+    let recipe = recipe(args, flags)?;
+    config::load(&recipe.source, &recipe.environment, &recipe.flags).map_err(Failure::Config)
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let Loaded { config, warnings } = load(&args.config, &args.route.flags())?;
+    // First of all, while there is one thread.
+    let passed = Passed::take().map_err(unusable)?;
+    let recipe = recipe(&args.config, args.route.flags())?;
+    let mut seen = Seen::default();
+    let loaded = recipe.load(&mut seen).map_err(Failure::Config)?;
     no_core_dumps();
     let sink = LogSink::to(io::stdout())?;
-    telemetry::install(&sink, config.log.format, config.log.level);
-    for warning in &warnings {
+    telemetry::install(&sink, loaded.config.log.format, loaded.config.log.level);
+    for warning in &loaded.warnings {
         tracing::warn!(path = warning.path, "{}", warning.message);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.server.threads)
+        .worker_threads(loaded.config.server.threads)
         .enable_all()
         .build()?;
-    let served = runtime.block_on(serve(&config, sink.clone()));
+    let served = runtime.block_on(serve(recipe, loaded, seen, passed, sink.clone()));
     // Requests that are cut off now still tell of their end.
     runtime.shutdown_timeout(CUT_TIME_MAX);
     sink.flush(FLUSH_TIME_MAX);
     served
 }
 
-async fn serve(config: &Config, sink: LogSink) -> Outcome {
+/// A certificate or address that cannot be used is a fault of the configuration: starting again would not help.
+fn unusable(error: anyhow::Error) -> Failure {
+    Failure::Unusable(Chain(error.as_ref()).to_string())
+}
+
+async fn serve(
+    recipe: Recipe,
+    loaded: Loaded,
+    seen: Seen,
+    passed: Passed,
+    sink: LogSink,
+) -> Outcome {
+    let config = &loaded.config;
     raise_descriptor_limit(config.limits.connections);
-    // A certificate or address that cannot be used is a fault of the configuration: starting again would not help.
-    let unusable = |error: anyhow::Error| Failure::Unusable(Chain(error.as_ref()).to_string());
     let (gateway, findings) = assemble::gateway(config, sink).map_err(unusable)?;
     let gateway = Arc::new(gateway);
-    for finding in &findings {
-        let key = finding.key.as_deref().unwrap_or_default();
-        if finding.unusable {
-            tracing::error!(
-                route = finding.route,
-                key,
-                "secret unusable: {}",
-                finding.text
-            );
-        } else {
-            tracing::warn!(route = finding.route, key, "{}", finding.text);
-        }
-    }
-    if let Err(error) = gateway.snapshot.bodies.probe() {
+    findings.iter().for_each(Finding::tell);
+    if let Err(error) = gateway.lasting.bodies.probe() {
         tracing::warn!(%error, "limits.spool_dir cannot be written: bodies beyond limits.body_memory will be refused with 503");
     }
-    let server = Server::bind(config, gateway.clone()).map_err(unusable)?;
-    let hurry = CancellationToken::new();
-    stop_on_signals(server.stopping(), hurry.clone())?;
+    let server = Server::bind(config, gateway.clone(), passed).map_err(unusable)?;
+    let (stopping, hurry) = (server.stopping(), CancellationToken::new());
+    stop_on_signals(stopping.clone(), hurry.clone())?;
     summary(config, &gateway, &server);
+    let threads = config.server.threads;
+    let reloader = Reloader::new(
+        recipe,
+        loaded,
+        seen,
+        findings,
+        gateway.clone(),
+        server.control(),
+    )?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), threads, "ready");
+    systemd::ready(&reload::status(&gateway));
+    drop(tokio::spawn(keep_told(gateway, stopping.clone())));
+    drop(tokio::spawn(reloader.run(stopping)));
     match server.run(hurry).await {
         Ended::Drained => {
             tracing::info!("stopped");
@@ -181,9 +213,25 @@ async fn serve(config: &Config, sink: LogSink) -> Outcome {
     }
 }
 
+/// Tells the service manager how it goes. From the runtime that serves: if that is stuck, the manager hears nothing more.
+async fn keep_told(gateway: Arc<Gateway>, stopping: CancellationToken) {
+    let pause = systemd::watchdog().map_or(STATUS_EVERY, |limit| (limit / 2).min(STATUS_EVERY));
+    let mut told = tokio::time::interval(pause);
+    let mut has_stopped = false;
+    loop {
+        tokio::select! {
+            _ = told.tick() => systemd::alive(&reload::status(&gateway)),
+            () = stopping.cancelled(), if !has_stopped => {
+                has_stopped = true;
+                systemd::stopping("draining");
+            }
+        }
+    }
+}
+
 /// Tells what is served where.
-fn summary(config: &Config, gateway: &crate::pipeline::Gateway, server: &Server) {
-    for (route, config) in gateway.snapshot.routes.iter().zip(&config.routes) {
+fn summary(config: &Config, gateway: &Gateway, server: &Server) {
+    for (route, config) in gateway.snapshot.load().routes.iter().zip(&config.routes) {
         let state = match (route.scheme.needs_secret(), route.keys.len()) {
             (false, _) => "unsigned",
             (true, 0) if route.is_closed() => "closed: no usable secret",
@@ -217,11 +265,6 @@ fn summary(config: &Config, gateway: &crate::pipeline::Gateway, server: &Server)
     if let Some(address) = server.admin_address() {
         tracing::info!(address, listener = "admin", tls = false, "listening");
     }
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        threads = config.server.threads,
-        "ready"
-    );
 }
 
 /// A core file would hold every secret.

@@ -125,7 +125,7 @@ impl SignerArgs {
     }
 
     fn configured(&self, name: &str) -> Result<RouteConfig, Failure> {
-        let config = serve::load(&self.config, &Default::default())?.config;
+        let config = serve::load(&self.config, Default::default())?.config;
         let known: Vec<_> = config
             .routes
             .iter()

@@ -61,6 +61,18 @@ pub struct Position {
     pub source: Option<(String, std::ops::Range<usize>)>,
 }
 
+impl Place {
+    /// The kind of place, and its name where it has one.
+    pub(super) fn source(&self) -> Option<String> {
+        match self {
+            Self::File { .. } => Some("file".to_owned()),
+            Self::Environment(name) => Some(format!("environment variable {name}")),
+            Self::Flag(name) => Some(format!("flag {name}")),
+            Self::Nowhere => None,
+        }
+    }
+}
+
 impl Problem {
     /// Line in the file, from 1.
     pub fn line(&self) -> Option<usize> {
@@ -130,12 +142,7 @@ impl fmt::Display for Problem {
 /// `source` is `file`, `environment variable NAME` or `flag --NAME`; what does not apply is null.
 impl Serialize for Problem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let source = match &self.place {
-            Place::File { .. } => Some("file".to_owned()),
-            Place::Environment(name) => Some(format!("environment variable {name}")),
-            Place::Flag(name) => Some(format!("flag {name}")),
-            Place::Nowhere => None,
-        };
+        let source = self.place.source();
         let mut map = serializer.serialize_struct("Problem", 8)?;
         map.serialize_field("severity", &self.severity)?;
         map.serialize_field("path", &self.path)?;

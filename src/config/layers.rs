@@ -33,6 +33,9 @@ const NUMBERS: [&str; 3] = [
     "limits.http2_streams",
 ];
 
+/// Keys whose value is `true` or `false`.
+const SWITCHES: [&str; 1] = ["server.reuse_port"];
+
 /// Which flag gives a key; the part of a route's key behind `route.0.` for those that make a route.
 const FLAGS: [(&str, &str); 17] = [
     ("server.listen", "--listen"),
@@ -441,6 +444,11 @@ fn scalar(key: &str, value: &str) -> Value {
         && let Ok(number) = value.trim().parse::<i64>()
     {
         return Value::from(number);
+    }
+    if SWITCHES.contains(&key)
+        && let Ok(switch) = value.trim().parse::<bool>()
+    {
+        return Value::from(switch);
     }
     if LISTS.contains(&key)
         && value.trim_start().starts_with('[')

@@ -9,6 +9,7 @@ mod display;
 mod document;
 mod error;
 mod fetch;
+mod files;
 mod layers;
 mod public_url;
 mod raw;
@@ -16,6 +17,7 @@ mod replay;
 mod route;
 mod schema;
 mod server;
+mod settings;
 mod units;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -30,6 +32,7 @@ pub use self::{
     public_url::PublicUrl,
     raw::known_keys,
     schema::schema,
+    settings::Setting,
 };
 use crate::{clock::UnixTime, scheme::Scheme, secret::SecretSource};
 
@@ -86,6 +89,10 @@ pub struct Loaded {
     pub config: Config,
     /// Problems that stop nothing.
     pub warnings: Vec<Problem>,
+    /// Every value that holds, and who gave it.
+    pub settings: Vec<Setting>,
+    /// A short digest of them, but of none that may be a secret: equal where two processes run the same configuration.
+    pub hash: String,
 }
 
 /// Reads all layers: defaults, then the source, then `env` (see [`environment`]), then `flags`; later ones win.
@@ -120,7 +127,10 @@ pub fn load(
         return Err(ConfigErrors::new(problems));
     }
     error::sort(&mut problems);
+    let settings = settings::settings(&layers);
     Ok(Loaded {
+        hash: settings::hash(&settings),
+        settings,
         config: Config {
             server,
             limits,
@@ -167,6 +177,10 @@ pub struct Server {
     pub mark: HeaderName,
     /// TLS for all TCP and Unix listeners; `None`: plaintext.
     pub tls: Option<Tls>,
+    /// How often files are looked at for changes; `reload_interval = "off"` gives `None`.
+    pub reload_interval: Option<Duration>,
+    /// Lets another process of the same user bind the same TCP addresses.
+    pub reuse_port: bool,
 }
 
 /// A listening address.
@@ -176,10 +190,12 @@ pub enum ListenAddr {
     Tcp(SocketAddr),
     /// `unix:/run/countersign/in.sock`
     Unix(PathBuf),
+    /// `systemd:hooks`: every socket that was passed under this name.
+    Systemd(String),
 }
 
 /// `[server.tls]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// Certificate chains with their keys, chosen by SNI; the first also serves those who name no host, or an unknown one.
     pub certificates: Vec<CertificateFiles>,
@@ -255,7 +271,7 @@ pub enum LogLevel {
 }
 
 /// `[fetch]`: how keys that are not pinned are fetched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FetchConfig {
     /// For one document, with all tries.
     pub timeout: Duration,
@@ -393,7 +409,7 @@ impl SecretConfig {
 }
 
 /// Where and how a route forwards.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamConfig {
     /// Addresses, tried in turn until one can be connected to. All of one kind.
     pub addresses: Vec<UpstreamAddr>,

@@ -25,6 +25,8 @@ listen = ["127.0.0.1:8080"]
 admin = "127.0.0.1:9600"
 threads = 0
 drain = "30s"
+reload_interval = "2s"
+reuse_port = false
 trusted_proxies = []
 mark = "Countersign-Verified"
 
@@ -105,6 +107,8 @@ pub(super) struct RawServer {
     pub(super) admin: Option<String>,
     pub(super) threads: Option<Count>,
     pub(super) drain: Option<DurationText>,
+    pub(super) reload_interval: Option<DurationText>,
+    pub(super) reuse_port: Option<bool>,
     pub(super) trusted_proxies: Option<OneOrMany>,
     pub(super) mark: Option<String>,
     pub(super) tls: Option<RawTls>,

@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZero,
     thread::available_parallelism,
+    time::Duration,
 };
 
 use http::HeaderName;
@@ -12,7 +13,7 @@ use ipnet::IpNet;
 use super::{
     CertificateFiles, Limits, ListenAddr, Log, LogFormat, LogLevel, Server, Tls,
     check::{Checker, Key},
-    raw::{Count, OneOrMany, RawLimits, RawLog, RawServer, RawTls},
+    raw::{Count, DurationText, OneOrMany, RawLimits, RawLog, RawServer, RawTls},
     units::show_size,
 };
 
@@ -91,7 +92,7 @@ impl Checker<'_> {
         let tls = raw.tls.as_ref().map(|tls| self.tls(&table.at("tls"), tls));
         let reachable = listen.iter().any(|address| match address {
             ListenAddr::Tcp(address) => !address.ip().is_loopback(),
-            ListenAddr::Unix(_) => false,
+            ListenAddr::Unix(_) | ListenAddr::Systemd(_) => false,
         });
         if reachable && !self.given(&table.at("tls")) {
             self.warning(
@@ -109,6 +110,16 @@ impl Checker<'_> {
                 .networks(&table.at("trusted_proxies"), raw.trusted_proxies.as_ref()),
             mark: self.mark(&table.at("mark"), raw.mark.as_deref()),
             tls,
+            reload_interval: self
+                .reload_interval(&table.at("reload_interval"), raw.reload_interval.as_ref()),
+            reuse_port: raw.reuse_port.unwrap_or(false),
+        }
+    }
+
+    fn reload_interval(&mut self, key: &Key, raw: Option<&DurationText>) -> Option<Duration> {
+        match raw {
+            Some(DurationText(word)) if word == "off" => None,
+            _ => Some(self.duration(key, raw)),
         }
     }
 
@@ -147,13 +158,26 @@ impl Checker<'_> {
             }
             return self.path(key, Some(path)).map(ListenAddr::Unix);
         }
+        if let Some(name) = written.strip_prefix("systemd:") {
+            // What systemd allows in FileDescriptorName=.
+            let plain = |c: char| c.is_ascii_graphic() && c != ':';
+            if name.is_empty() || name.len() > 255 || !name.chars().all(plain) {
+                self.error(
+                    key,
+                    format!("{name:?} cannot be the name of a socket that systemd passes"),
+                    "write what `FileDescriptorName=` of the .socket unit says, such as `systemd:hooks`",
+                );
+                return None;
+            }
+            return Some(ListenAddr::Systemd(name.to_owned()));
+        }
         match written.parse::<SocketAddr>() {
             Ok(address) => Some(ListenAddr::Tcp(address)),
             Err(_) => {
                 self.error(
                     key,
                     format!("{written:?} is not an address to listen on"),
-                    "write an IP address and a port, such as `127.0.0.1:8080` or `[::]:8080`, or `unix:` and a path",
+                    "write an IP address and a port, such as `127.0.0.1:8080` or `[::]:8080`, `unix:` and a path, or `systemd:` and a name",
                 );
                 None
             }
@@ -420,7 +444,9 @@ pub(super) fn places<'r>(
 fn clashes(address: &ListenAddr, others: &[ListenAddr]) -> bool {
     match address {
         ListenAddr::Tcp(tcp) if tcp.port() == 0 => false,
-        ListenAddr::Tcp(_) | ListenAddr::Unix(_) => others.contains(address),
+        ListenAddr::Tcp(_) | ListenAddr::Unix(_) | ListenAddr::Systemd(_) => {
+            others.contains(address)
+        }
     }
 }
 

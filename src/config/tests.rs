@@ -298,7 +298,7 @@ fn variables_are_named_in_errors() {
             "[\"127.0.0.1:1\", \"x\"]",
             "error: \"x\" is not an address to listen on\n\
              --> environment variable COUNTERSIGN_SERVER__LISTEN\n \
-             = help: write an IP address and a port, such as `127.0.0.1:8080` or `[::]:8080`, or `unix:` and a path",
+             = help: write an IP address and a port, such as `127.0.0.1:8080` or `[::]:8080`, `unix:` and a path, or `systemd:` and a name",
         ),
         (
             "COUNTERSIGN_SERVER__TLS__CERTIFICATE",

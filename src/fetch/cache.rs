@@ -60,8 +60,8 @@ pub(super) struct Takeoff {
 #[derive(Clone, Copy)]
 pub(super) struct Question<'a> {
     pub(super) id: Id,
-    /// Place of the route.
-    pub(super) route: usize,
+    /// Name of the route.
+    pub(super) route: &'a str,
     /// The request says which document it is.
     pub(super) named: bool,
     /// One that is not this.
@@ -81,15 +81,15 @@ pub(super) enum Step {
 pub(super) struct Cache {
     policy: FetchConfig,
     entries: HashMap<Id, Entry>,
-    /// Lookups by place of the route.
-    quotas: HashMap<usize, Quota>,
+    /// Lookups by name of the route: its place changes when the configuration is read again.
+    quotas: HashMap<String, Quota>,
     bytes: usize,
 }
 
 struct Entry {
     held: Option<Held>,
     failed: Option<Failed>,
-    flight: Option<(usize, Flight)>,
+    flight: Option<(String, Flight)>,
     used: Instant,
 }
 
@@ -181,8 +181,8 @@ impl Cache {
         Step::Wait(flight, Some(takeoff))
     }
 
-    fn may_look_up(&mut self, route: usize, now: Instant) -> bool {
-        let quota = self.quotas.entry(route).or_insert(Quota {
+    fn may_look_up(&mut self, route: &str, now: Instant) -> bool {
+        let quota = self.quotas.entry(route.to_owned()).or_insert(Quota {
             since: now,
             lookups: 0,
         });
@@ -311,7 +311,7 @@ impl Entry {
 
     fn take_off(&mut self, question: Question<'_>, refresh: bool) -> (Takeoff, Flight) {
         let (tell, flight) = watch::channel(None);
-        self.flight = Some((question.route, flight.clone()));
+        self.flight = Some((question.route.to_owned(), flight.clone()));
         let takeoff = Takeoff {
             id: question.id,
             tell,
@@ -355,7 +355,7 @@ mod tests {
     fn fixed(id: u8) -> Question<'static> {
         Question {
             id: [id; 32],
-            route: 0,
+            route: "",
             named: false,
             newer_than: None,
         }
@@ -366,7 +366,7 @@ mod tests {
         whole[..2].copy_from_slice(&id.to_be_bytes());
         Question {
             id: whole,
-            route,
+            route: route.to_string().leak(),
             named: true,
             newer_than: None,
         }

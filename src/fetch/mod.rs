@@ -157,7 +157,7 @@ impl Fetcher {
             .ok_or(Rejection::NoUsableSecret)?;
         let question = Question {
             id: identify(&wanted),
-            route: route.index,
+            route: &route.name,
             named: wanted.named,
             newer_than: None,
         };

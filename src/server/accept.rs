@@ -15,7 +15,7 @@ use crate::listen::{Listener, Wire};
 /// How long accepting rests when descriptors have run out: closing connections give some back.
 const REST: Duration = Duration::from_millis(50);
 
-/// Accepts until the process stops. At the limit of connections accepting waits: the kernel's queue holds the rest.
+/// Accepts until the listener goes, or the process stops. At the limit of connections accepting waits: the kernel's queue holds the rest.
 pub(super) async fn run(
     listener: Listener,
     service: Arc<Service>,

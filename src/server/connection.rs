@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
@@ -58,17 +59,28 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// What all connections of a listener share.
 pub(super) struct Service {
     pub(super) gateway: Arc<Gateway>,
+    /// For the connections that begin now.
+    pub(super) setup: Arc<ArcSwap<Setup>>,
+    /// The listener goes, or the process.
+    pub(super) stopping: Stopping,
+}
+
+/// What a connection is served with from its first byte to its last: a reload makes another one for those that begin later.
+pub(super) struct Setup {
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) limits: Limits,
     pub(super) trusted_proxies: Vec<ipnet::IpNet>,
-    pub(super) stopping: Stopping,
 }
 
 /// Serves one connection to its end.
 pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpAddr>) {
     let activity = Activity::new();
+    let setup = service.setup.load_full();
     // One limit for the handshake and for the bytes that tell the protocol: hyper waits for neither with a timer.
-    let opening = timeout(service.limits.head_timeout, open(&service, wire, &activity));
+    let opening = timeout(
+        setup.limits.head_timeout,
+        open(&service, &setup, wire, &activity),
+    );
     let too_late = async {
         service.stopping.begun().await;
         sleep(CLOSING_GRACE).await;
@@ -85,19 +97,19 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             return;
         }
         Err(_) => {
-            if service.tls.is_some() {
+            if setup.tls.is_some() {
                 service.metrics().handshake_errors.inc();
             }
             return;
         }
     };
     let trusted = address.is_some_and(|address| {
-        let mut nets = service.trusted_proxies.iter();
+        let mut nets = setup.trusted_proxies.iter();
         nets.any(|net| net.contains(&address))
     });
     let peer = Arc::new(Peer::new(
         address,
-        service.tls.is_some(),
+        setup.tls.is_some(),
         trusted,
         certificate,
     ));
@@ -119,7 +131,7 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             })
         })
     };
-    let limits = &service.limits;
+    let limits = &setup.limits;
     let watch = Watch {
         activity: &activity,
         limits: ActivityLimits {
@@ -192,10 +204,11 @@ impl Service {
 /// TLS handshake, then the protocol: by ALPN, or on plaintext by the first bytes. With it the client certificate, if one came.
 async fn open(
     service: &Service,
+    setup: &Setup,
     wire: Wire,
     activity: &Arc<Activity>,
 ) -> io::Result<(Transport, bool, Option<HeaderValue>)> {
-    let Some(acceptor) = &service.tls else {
+    let Some(acceptor) = &setup.tls else {
         let mut transport = Transport::plain(wire, activity.clone());
         let http2 = transport.speaks_http2().await?;
         return Ok((transport, http2, None));

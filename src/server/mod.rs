@@ -2,35 +2,29 @@
 
 mod accept;
 mod connection;
+mod listening;
 mod stopping;
 mod tls;
 mod transport;
 mod trim;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
-use anyhow::Context as _;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::Semaphore,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
-pub use self::tls::server_config;
-use self::{connection::Service, stopping::Stopping};
-use crate::{admin, config::Config, listen::Listener, pipeline::Gateway};
+use self::listening::Shared;
+pub use self::{
+    listening::{Control, Prepared},
+    tls::{Acceptor, server_config},
+};
+use crate::{config::Config, listen::Passed, pipeline::Gateway};
 
 /// A gateway with its sockets bound.
-pub struct Server {
-    service: Arc<Service>,
-    listeners: Vec<Listener>,
-    admin: Option<Listener>,
-    connections: usize,
-    drain: Duration,
-    stopping: CancellationToken,
-}
+pub struct Server(Arc<Shared>);
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,91 +40,57 @@ impl Server {
     ///
     /// # Errors
     /// If a certificate cannot be used or an address cannot be bound; the text names it.
-    pub fn bind(config: &Config, gateway: Arc<Gateway>) -> anyhow::Result<Self> {
-        let tls = config.server.tls.as_ref().map(server_config).transpose()?;
-        let bind = |address: &_| {
-            Listener::bind(address).with_context(|| format!("cannot listen on {address}"))
-        };
-        let listeners = config
-            .server
-            .listen
-            .iter()
-            .map(bind)
-            .collect::<anyhow::Result<Vec<_>>>()?;
-        let admin = config.server.admin.as_ref().map(bind).transpose()?;
-        let stopping = CancellationToken::new();
-        let service = Service {
-            gateway,
-            tls: tls.map(|tls| TlsAcceptor::from(Arc::new(tls))),
-            limits: config.limits.clone(),
-            trusted_proxies: config.server.trusted_proxies.clone(),
-            stopping: Stopping::default(),
-        };
-        Ok(Self {
-            service: Arc::new(service),
-            listeners,
-            admin,
-            connections: config.limits.connections,
-            drain: config.server.drain,
-            stopping,
-        })
+    pub fn bind(config: &Config, gateway: Arc<Gateway>, passed: Passed) -> anyhow::Result<Self> {
+        let shared = Arc::new(Shared::new(config, gateway, passed));
+        let control = Control(shared.clone());
+        control.commit(control.prepare(config, &|_| false)?);
+        shared.warn_of_unused(&config.server);
+        Ok(Self(shared))
+    }
+
+    /// What changes it while it runs.
+    pub fn control(&self) -> Control {
+        Control(self.0.clone())
     }
 
     /// Where senders connect, with the ports that were chosen.
     pub fn addresses(&self) -> Vec<String> {
-        self.listeners.iter().map(Listener::address).collect()
+        self.0.addresses()
     }
 
     /// Where metrics and health are.
     pub fn admin_address(&self) -> Option<String> {
-        self.admin.as_ref().map(Listener::address)
+        self.0.admin_address()
     }
 
     /// What ends the serving when it is cancelled.
     pub fn stopping(&self) -> CancellationToken {
-        self.stopping.clone()
+        self.0.stopping.clone()
     }
 
     /// Serves until [`Self::stopping`] is cancelled, then drains: accepts nothing more, finishes what was accepted.
     /// `hurry` ends the draining at once.
     pub async fn run(self, hurry: CancellationToken) -> Ended {
-        let connections = TaskTracker::new();
-        let places = Arc::new(Semaphore::new(self.connections));
-        let accepting = TaskTracker::new();
-        for listener in self.listeners {
-            accepting.spawn(accept::run(
-                listener,
-                self.service.clone(),
-                places.clone(),
-                connections.clone(),
-            ));
-        }
-        // Health and metrics stay to be seen until the last request is answered.
-        let admin = self.admin.map(|listener| {
-            tokio::spawn(admin::serve(
-                listener,
-                self.service.gateway.clone(),
-                self.service.limits.clone(),
-                self.stopping.clone(),
-            ))
-        });
+        let shared = self.0;
+        shared.start();
         tokio::select! {
-            () = self.stopping.cancelled() => {}
-            () = trim::after_peaks(&self.service.gateway) => {}
+            () = shared.stopping.cancelled() => {}
+            () = trim::after_peaks(&shared.gateway) => {}
         }
-        self.service.stopping.begin();
-        accepting.close();
-        accepting.wait().await;
-        connections.close();
-        tracing::info!(connections = connections.len(), "draining");
+        let (admin, drain) = shared.stop();
+        shared.accepting.close();
+        shared.accepting.wait().await;
+        shared.connections.close();
+        tracing::info!(connections = shared.connections.len(), "draining");
         let ended = tokio::select! {
-            drained = timeout(self.drain, async {
-                connections.wait().await;
+            drained = timeout(drain, async {
+                shared.connections.wait().await;
                 // What senders no longer wait for, but a later retry depends on.
-                self.service.gateway.snapshot.replay.settled().await;
+                shared.gateway.lasting.replay.settled().await;
             }) => if drained.is_ok() { Ended::Drained } else { Ended::CutShort },
             () = hurry.cancelled() => Ended::CutShort,
         };
+        // Health and metrics stay to be seen until the last request is answered.
         if let Some(admin) = admin {
             admin.abort();
         }

@@ -5,18 +5,43 @@ use std::{collections::HashMap, sync::Arc};
 use anyhow::{Context as _, bail};
 use rustls::{
     ServerConfig,
-    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    server::{ClientHello, ProducesTickets, ResolvesServerCert, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
 
-use crate::{config::Tls, pem};
+use crate::{clock::UnixTime, config::Tls, pem};
 
-/// Reads certificates and keys and makes the acceptor's configuration.
+/// The acceptor's configuration, with what is told of its certificates.
+pub struct Acceptor {
+    /// For rustls.
+    pub config: Arc<ServerConfig>,
+    /// The end of the certificate that is shown for a name; empty: for senders that name no host, or an unknown one.
+    pub expiries: Vec<(String, UnixTime)>,
+}
+
+impl Acceptor {
+    /// What to say of each certificate that is over.
+    pub fn faults(&self, now: UnixTime) -> Vec<String> {
+        let over = self.expiries.iter().filter(|(_, end)| *end <= now);
+        over.map(|(name, end)| match name.as_str() {
+            "" => format!("the first certificate ended at {end}; senders refuse it"),
+            name => format!("the certificate for {name} ended at {end}; senders refuse it"),
+        })
+        .collect()
+    }
+}
+
+/// Reads certificates and keys and makes the acceptor's configuration. With the tickets of an earlier one sessions that began there
+/// resume here; a resumed session shows no client certificate again, so they may only come from one that asked for the same.
 ///
 /// # Errors
 /// If a file cannot be read, a key does not fit its certificate, or a certificate names no host; the text names the file.
-pub fn server_config(tls: &Tls) -> anyhow::Result<ServerConfig> {
+pub fn server_config(
+    tls: &Tls,
+    tickets: Option<Arc<dyn ProducesTickets>>,
+) -> anyhow::Result<Acceptor> {
     let resolver = Arc::new(ByName::load(tls)?);
+    let expiries = resolver.expiries();
     let builder = ServerConfig::builder();
     let builder = match &tls.client_ca {
         None => builder.with_no_client_auth(),
@@ -32,9 +57,15 @@ pub fn server_config(tls: &Tls) -> anyhow::Result<ServerConfig> {
     // Every suite here is strong; that one of several is chosen here, not by the sender, is what scanners look for.
     config.ignore_client_order = true;
     // Sessions resume without state here: memory does not grow with the number of senders.
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()
-        .context("no random numbers for session tickets")?;
-    Ok(config)
+    config.ticketer = match tickets {
+        Some(tickets) => tickets,
+        None => rustls::crypto::aws_lc_rs::Ticketer::new()
+            .context("no random numbers for session tickets")?,
+    };
+    Ok(Acceptor {
+        config: Arc::new(config),
+        expiries,
+    })
 }
 
 /// Certificates by the names in them.
@@ -81,6 +112,16 @@ impl ByName {
             names,
             first: first.context("server.tls names no certificate")?,
         })
+    }
+
+    fn expiries(&self) -> Vec<(String, UnixTime)> {
+        let named = self.names.iter().map(|(name, key)| (name.clone(), key));
+        let all = named.chain([(String::new(), &self.first)]);
+        all.filter_map(|(name, key)| {
+            let end = pem::not_after(key.cert.first()?)?;
+            Some((name, UnixTime::from_secs(end)))
+        })
+        .collect()
     }
 }
 

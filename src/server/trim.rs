@@ -33,7 +33,7 @@ pub(super) async fn after_peaks(gateway: &Gateway) {
         looks.tick().await;
         let connections = gateway.telemetry.metrics.connections.get();
         let held = u64::try_from(connections).unwrap_or(0) * CONNECTION_BYTES
-            + gateway.snapshot.bodies.memory_bytes();
+            + gateway.lasting.bodies.memory_bytes();
         peak = peak.max(held);
         if peak >= PEAK_MIN_BYTES && held <= peak / 2 {
             peak = held;

@@ -3,6 +3,7 @@
 mod events;
 mod log;
 mod names;
+mod reloads;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -18,12 +19,13 @@ use prometheus_client::{
 pub use self::{
     events::{Outcome, RequestEvent, RequestLog},
     log::LogSink,
+    reloads::{Failure, Reloads, State as ReloadState},
 };
 use crate::{
     body::BodyStore,
     config::LogFormat,
     config::LogLevel,
-    route::{KeyRef, Route},
+    route::{KeyRef, Route, RouteTable},
 };
 
 /// Buckets of OpenTelemetry's HTTP convention, in seconds.
@@ -107,6 +109,8 @@ pub struct Metrics {
     spooled: Gauge<u64, AtomicU64>,
     spooled_bodies: Gauge<u64, AtomicU64>,
     log_dropped: Counter,
+    /// Loads and reloads of the configuration.
+    pub reloads: Reloads,
     /// Requests being served.
     pub inflight: Gauge,
     /// Open downstream connections.
@@ -200,6 +204,7 @@ impl Default for Metrics {
             spooled: Gauge::default(),
             spooled_bodies: Gauge::default(),
             log_dropped: Counter::default(),
+            reloads: Reloads::default(),
             inflight: Gauge::default(),
             connections: Gauge::default(),
             accept_errors: Counter::default(),
@@ -253,6 +258,7 @@ impl Default for Metrics {
         registry.register(name, help, metrics.spooled_bodies.clone());
         let (name, help) = names::LOG_DROPPED;
         registry.register(name, help, metrics.log_dropped.clone());
+        metrics.reloads.register(registry);
         let (name, help) = names::BUILD_INFO;
         registry.register(
             name,
@@ -304,6 +310,28 @@ impl Metrics {
                 .collect(),
             route: route.name.clone(),
             scheme: route.scheme.name().to_owned(),
+        }
+    }
+
+    /// Takes away what only tells of the present, of routes and keys that are there no more. What was counted stays: it would
+    /// else begin anew if they came back.
+    pub fn retire(&self, gone: &RouteTable, present: &RouteTable) {
+        for route in gone.iter() {
+            let now = present.iter().find(|now| now.name == route.name);
+            if now.is_none_or(|now| now.fetching.is_some()) {
+                self.route_keys.remove(&RouteLabel {
+                    route: route.name.clone(),
+                });
+            }
+            for key in &route.keys {
+                let stays = now.is_some_and(|now| now.keys.iter().any(|other| other.id == key.id));
+                if !stays {
+                    self.key_last_used.remove(&KeyLabels {
+                        route: route.name.clone(),
+                        key: key.id.clone(),
+                    });
+                }
+            }
         }
     }
 

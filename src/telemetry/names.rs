@@ -82,4 +82,24 @@ pub(super) const LOG_DROPPED: Name = (
     "countersign_log_lines_dropped",
     "Log lines lost because the output was too slow",
 );
+pub(super) const CONFIG_LOADS: Name = (
+    "countersign_config_loads",
+    "Loads of the configuration, the one at the start included, by result",
+);
+pub(super) const RELOAD_SUCCESSFUL: Name = (
+    "countersign_config_last_reload_successful",
+    "Whether the last load of the configuration and its files succeeded; 0: an older state serves",
+);
+pub(super) const RELOAD_SUCCESS_AT: Name = (
+    "countersign_config_last_reload_success_timestamp",
+    "When configuration and files were last loaded with success",
+);
+pub(super) const CONFIG_INFO: Name = (
+    "countersign_config_info",
+    "Digest of the configuration that serves; always 1",
+);
+pub(super) const CERTIFICATE_EXPIRY: Name = (
+    "countersign_tls_certificate_expiry_timestamp",
+    "When the certificate for a server name ends; name empty: for senders that name no host, or an unknown one",
+);
 pub(super) const BUILD_INFO: Name = ("countersign_build", "Version of the program");

@@ -493,6 +493,33 @@ fn a_rotated_key_is_picked_up_and_an_unknown_one_is_refused() {
 }
 
 #[test]
+fn fetched_keys_outlive_a_reload_unless_fetching_itself_changes() {
+    let signer = Signer::new("one");
+    let (keys, upstream, gateway) = jwks_world(jwks(&[&signer]), "");
+    assert_eq!(send(&gateway, &signer.delivery("1")).status, 200);
+    // The route changes its place, too.
+    let other = format!(
+        "[[route]]\nname = \"other\"\npath = \"/other\"\nscheme = \"none\"\nupstream = \"{}\"\n[[route]]",
+        upstream.url()
+    );
+    gateway.reconfigure("[[route]]", &other);
+    assert!(gateway.hang_up().is("reloaded"));
+    assert_eq!(send(&gateway, &signer.delivery("2")).status, 200);
+    assert_eq!(keys.count(), 1);
+    gateway.reconfigure("[fetch]", "[fetch]\ntimeout = \"4s\"");
+    assert!(gateway.hang_up().is("reloaded"));
+    assert_eq!(send(&gateway, &signer.delivery("3")).status, 200);
+    assert_eq!(keys.count(), 2);
+    // Other authorities: what the old ones vouched for is asked for anew.
+    let ca = fs::read_to_string(gateway.folder().join("fetch-ca.pem")).unwrap();
+    gateway.replace("fetch-ca.pem", &tls::authority().certificate_pem);
+    assert_ne!(ca, tls::authority().certificate_pem);
+    assert!(gateway.hang_up().is("reloaded"));
+    assert_eq!(send(&gateway, &signer.delivery("4")).status, 200);
+    assert_eq!(keys.count(), 3);
+}
+
+#[test]
 fn many_at_once_wait_for_one_fetch() {
     const COUNT: usize = 50;
     let signer = Signer::new("k");

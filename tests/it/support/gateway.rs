@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -34,6 +35,8 @@ pub(crate) struct Builder {
     environment: Vec<(String, String)>,
     /// Shell commands that lower limits of the process.
     ulimits: Vec<String>,
+    /// Sockets to pass as systemd does, with their names.
+    passed: Vec<(String, OwnedFd)>,
 }
 
 /// A gateway that did not start.
@@ -59,6 +62,11 @@ impl Builder {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
         self
+    }
+
+    /// The folder that will be the gateway's.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Listens here instead of on a free port: `127.0.0.1:0`, `unix:$DIR/in.sock`.
@@ -142,6 +150,12 @@ impl Builder {
         self
     }
 
+    /// Passes a socket as systemd does. There is room for two.
+    pub(crate) fn pass(mut self, name: &str, socket: impl Into<OwnedFd>) -> Self {
+        self.passed.push((name.into(), socket.into()));
+        self
+    }
+
     /// Starts the gateway and waits until it is ready.
     ///
     /// # Panics
@@ -155,30 +169,53 @@ impl Builder {
     pub(crate) fn try_start(self) -> Result<Gateway, NotStarted> {
         let config = self.write_config();
         let binary = env!("CARGO_BIN_EXE_countersign");
-        let mut command = match &self.ulimits[..] {
+        let mut first = self.ulimits;
+        let names: Vec<_> = self.passed.iter().map(|(name, _)| name.clone()).collect();
+        let mut passed = self
+            .passed
+            .into_iter()
+            .map(|(_, socket)| Stdio::from(socket));
+        // They come as what a command can be given, and move to where systemd puts them.
+        match names.len() {
+            0 => {}
+            1 => first.push("exec 3<&0 0</dev/null".into()),
+            2 => first.push("exec 3<&0 0</dev/null 4<&2 2>&1".into()),
+            more => panic!("{more} sockets"),
+        }
+        if !names.is_empty() {
+            first.push(format!(
+                "export LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={}",
+                names.len(),
+                names.join(":")
+            ));
+        }
+        let mut command = match &first[..] {
             [] => Command::new(binary),
-            ulimits => {
+            first => {
                 let mut shell = Command::new("sh");
                 shell
                     .arg("-c")
-                    .arg(format!("{} && exec \"$0\" \"$@\"", ulimits.join(" && ")))
+                    .arg(format!("{} && exec \"$0\" \"$@\"", first.join(" && ")))
                     .arg(binary);
                 shell
             }
         };
-        let mut child = command
+        command
             .arg("serve")
             .arg("--config")
             .arg(&config)
             .envs(self.environment)
-            .stdin(Stdio::null())
+            .stdin(passed.next().unwrap_or_else(Stdio::null))
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(passed.next().unwrap_or_else(Stdio::piped));
+        let mut child = command.spawn().unwrap();
+        // It holds the sockets that were passed until it is gone.
+        drop(command);
         let logs = Logs::default();
         logs.follow(child.stdout.take().unwrap());
-        logs.follow(child.stderr.take().unwrap());
+        if let Some(stderr) = child.stderr.take() {
+            logs.follow(stderr);
+        }
         let mut gateway = Gateway {
             child,
             logs,
@@ -237,6 +274,7 @@ impl Gateway {
             rest: String::new(),
             environment: Vec::new(),
             ulimits: Vec::new(),
+            passed: Vec::new(),
         }
     }
 
@@ -398,6 +436,58 @@ impl Gateway {
             maximum: None,
         };
         prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, none).unwrap();
+    }
+
+    /// Writes a file of its folder in one step, as a careful editor does: there is never half of it.
+    pub(crate) fn replace(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.folder().join(name);
+        let new = path.with_extension("new");
+        fs::write(&new, content).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    /// What its configuration file holds.
+    pub(crate) fn config(&self) -> String {
+        fs::read_to_string(self.folder().join("countersign.toml")).unwrap()
+    }
+
+    /// Puts something else in place of a piece of its configuration.
+    pub(crate) fn reconfigure(&self, old: &str, new: &str) {
+        let text = self.config();
+        assert!(text.contains(old), "{old:?} in {text}");
+        self.replace("countersign.toml", text.replacen(old, new, 1));
+    }
+
+    /// Does something that makes it reload, and returns the line that tells how that went.
+    pub(crate) fn reloads(&self, cause: impl FnOnce(&Self)) -> Line {
+        let tells =
+            |line: &Line| line.is("reloaded") || line.is("reload failed, the old state serves on");
+        let before = self.logs.lines().iter().filter(|line| tells(line)).count();
+        cause(self);
+        self.logs.wait_for_count(before + 1, tells)[before].clone()
+    }
+
+    /// Sends SIGHUP and waits until it has reloaded, well or badly.
+    pub(crate) fn hang_up(&self) -> Line {
+        self.reloads(|gateway| gateway.signal(Signal::HUP))
+    }
+
+    /// The listeners for senders as of now, with those that a reload opened and without those that it closed.
+    pub(crate) fn open_doors(&self) -> Vec<Door> {
+        let mut doors: Vec<Door> = Vec::new();
+        for line in self.logs.lines() {
+            if line.text_field("listener") != Some("data") {
+                continue;
+            }
+            let address = Address::parse(line.text_field("address").expect("an address"));
+            if line.is("listening") {
+                let tls = line.bool_field("tls").expect("whether it speaks TLS");
+                doors.push(Door { address, tls });
+            } else {
+                doors.retain(|door| door.address != address);
+            }
+        }
+        doors
     }
 
     /// Sends SIGTERM.

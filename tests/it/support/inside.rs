@@ -14,6 +14,7 @@ use countersign::{
     assemble,
     clock::{Clock, UnixTime},
     config::{self, Flags, Source},
+    listen::Passed,
     server::Server,
     telemetry::LogSink,
 };
@@ -73,7 +74,7 @@ impl Inside {
         let clock = TestClock::default();
         gateway.clock = Box::new(clock.clone());
         let _entered = runtime().enter();
-        let server = Server::bind(&config, Arc::new(gateway)).unwrap();
+        let server = Server::bind(&config, Arc::new(gateway), Passed::default()).unwrap();
         let door = Door {
             address: Address::parse(&server.addresses()[0]),
             tls: speaks_tls,

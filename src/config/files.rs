@@ -1,0 +1,51 @@
+//! Which files a configuration names, for whoever looks whether they change.
+
+use std::path::PathBuf;
+
+use super::{CertificateFiles, Config, Tls, UpstreamConfig};
+
+impl Config {
+    /// Every file that is read when the configuration takes effect, itself left out.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        if let Some(tls) = &self.server.tls {
+            files.extend(tls.files());
+        }
+        files.extend(self.fetch.ca.clone());
+        for route in &self.routes {
+            let secrets = route.secrets.iter().map(|secret| &secret.source);
+            let secrets = secrets.chain(&route.fetch_secret);
+            files.extend(secrets.filter_map(|source| source.path()));
+            files.extend(route.upstream.files());
+        }
+        files
+    }
+}
+
+impl CertificateFiles {
+    fn add(&self, files: &mut Vec<PathBuf>) {
+        files.extend([self.certificate.clone(), self.private_key.clone()]);
+    }
+}
+
+impl Tls {
+    /// The files with its certificates, keys and authorities.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        self.certificates.iter().for_each(|one| one.add(&mut files));
+        files.extend(self.client_ca.clone());
+        files
+    }
+}
+
+impl UpstreamConfig {
+    /// The files with its authorities, certificate and key.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        files.extend(self.ca.clone());
+        if let Some(own) = &self.client_certificate {
+            own.add(&mut files);
+        }
+        files
+    }
+}
