@@ -18,7 +18,7 @@ use crate::{
     body::{BodyStore, RawBody, WholeBody},
     clock::UnixTime,
     reject::Rejection,
-    route::{KeyRef, Route},
+    route::{CheckedKeys, KeyPlaces, Route},
     scheme::{self, Check, Claim, ClaimError, Key, RequestHead, Verdict, WHOLE_BODY_MAX},
 };
 
@@ -239,7 +239,7 @@ pub(crate) struct Parts<'s> {
     pub(crate) body: RawBody,
     pub(crate) check: Check,
     /// The keys that the check has, in its order.
-    pub(crate) keys: Vec<KeyRef>,
+    pub(crate) keys: CheckedKeys,
     /// The time that the sender says it signed at.
     pub(crate) signed_at: Option<UnixTime>,
     /// The public URL, where the scheme signs it.
@@ -290,7 +290,7 @@ impl<'s> Unverified<'s> {
     /// Has it checked with keys that were fetched, each with its name.
     pub fn set_fetched_keys(&mut self, names: Vec<Arc<str>>, keys: &[Key]) {
         self.parts.check.set_keys(keys);
-        self.parts.keys = names.into_iter().map(KeyRef::Fetched).collect();
+        self.parts.keys = CheckedKeys::Fetched(names);
     }
 
     /// Takes it apart for the verdict.
@@ -319,7 +319,7 @@ pub async fn collect<'s>(
     received: Received<'_>,
     route: &'s Route,
     claim: Claim,
-    keys: Vec<usize>,
+    keys: KeyPlaces,
     url: Option<Url>,
     bodies: &BodyStore,
     pace: Pace,
@@ -363,7 +363,7 @@ pub async fn collect<'s>(
             at,
             body,
             check,
-            keys: keys.into_iter().map(KeyRef::Pinned).collect(),
+            keys: CheckedKeys::Pinned(keys),
             signed_at,
             url,
             whole,

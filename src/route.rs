@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io::Write as _,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -9,6 +10,7 @@ use std::{
 };
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use smallvec::SmallVec;
 
 use crate::{
     clock::UnixTime,
@@ -58,6 +60,27 @@ pub enum KeyRef {
     Pinned(usize),
     /// One that was fetched, by its name: the id in its document, or the document's address. Printable ASCII without `"` and `\`.
     Fetched(Arc<str>),
+}
+
+/// Places in [`Route::keys`]: two as a rule at most, while an old secret goes out.
+pub type KeyPlaces = SmallVec<[usize; 2]>;
+
+/// The keys that a check has, in its order.
+pub enum CheckedKeys {
+    /// Those at these places of [`Route::keys`].
+    Pinned(KeyPlaces),
+    /// Fetched ones, by their names.
+    Fetched(Vec<Arc<str>>),
+}
+
+impl CheckedKeys {
+    /// The key at this place.
+    pub fn get(&self, place: usize) -> Option<KeyRef> {
+        match self {
+            Self::Pinned(places) => places.get(place).copied().map(KeyRef::Pinned),
+            Self::Fetched(names) => names.get(place).cloned().map(KeyRef::Fetched),
+        }
+    }
 }
 
 /// A secret of a route, made into a key.
@@ -141,7 +164,6 @@ impl Route {
 
     /// The mark's value, for a request that came at that time.
     pub fn mark(&self, key: &KeyRef, at: UnixTime) -> Vec<u8> {
-        let secs = HeaderValue::from(at.secs());
         let fetched;
         let prefix = match key {
             KeyRef::Pinned(place) => &self.keys[*place].mark_prefix,
@@ -150,11 +172,15 @@ impl Route {
                 &fetched
             }
         };
-        [prefix.as_bytes(), secs.as_bytes()].concat()
+        let mut mark = Vec::with_capacity(prefix.len() + 20);
+        mark.extend_from_slice(prefix.as_bytes());
+        // Nothing can fail: it is written to memory.
+        let _ = write!(mark, "{}", at.secs());
+        mark
     }
 
     /// Places in [`Self::keys`] of those valid at `now`.
-    pub fn usable_keys(&self, now: UnixTime) -> Vec<usize> {
+    pub fn usable_keys(&self, now: UnixTime) -> KeyPlaces {
         let usable = |key: &RouteKey| {
             key.not_before.is_none_or(|from| from <= now)
                 && key.not_after.is_none_or(|until| now < until)

@@ -104,7 +104,7 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
     };
     let standing = match verdict {
         Verdict::Match(place) => Standing::Proven(Proof {
-            key: keys.get(place).cloned().ok_or_else(mismatch)?,
+            key: keys.get(place).ok_or_else(mismatch)?,
             signed_at,
         }),
         Verdict::Unsigned if !route.scheme.needs_secret() => Standing::NotRequired,

@@ -2,11 +2,12 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use smallvec::SmallVec;
 use subtle::Choice;
 
 use super::{
-    Key, KeyMaterial, Verdict,
-    claim::{ClaimError, Presented, Step},
+    Key, KeyMaterial, SecretBytes, Verdict,
+    claim::{Around, Claim, ClaimError, Presented},
     context::{Context, RequestHead},
     form,
     identity::Watch,
@@ -24,72 +25,37 @@ use crate::clock::UnixTime;
 /// A check under way: takes in the body as it arrives.
 pub struct Check {
     pub(super) presented: Presented,
-    /// For each alternative of the content, for each key.
-    pub(super) states: Vec<State>,
+    /// For each key, each algorithm of which a tag came and each alternative of the content.
+    states: SmallVec<[State; 1]>,
+    /// The alternatives; empty: the body alone.
+    pub(super) around: Vec<Around>,
     /// The keys themselves, where there is no hash for each.
-    pub(super) keys: Vec<KeyMaterial>,
-    pub(super) key_count: usize,
-    pub(super) now: UnixTime,
+    keys: Vec<KeyMaterial>,
+    key_count: usize,
+    now: UnixTime,
     /// Where the check needs the whole body.
-    pub(super) whole: Option<Arc<Plan>>,
+    whole: Option<Arc<Plan>>,
     /// What tells the delivery from others, where a replay guard asks.
     pub(super) watch: Option<Watch>,
 }
 
 /// A hash under way.
-pub(super) struct State {
-    pub(super) hasher: Hasher,
-    /// What follows the body.
-    pub(super) after: Vec<Step>,
+struct State {
+    hasher: Hasher,
     /// The key, where the content holds it.
-    pub(super) secret: Option<Arc<super::SecretBytes>>,
-    pub(super) algorithm: usize,
-    pub(super) has_body: bool,
+    secret: Option<Arc<SecretBytes>>,
+    algorithm: usize,
+    /// Place of the alternative.
+    around: usize,
+    has_body: bool,
 }
 
 impl State {
-    /// For content that is the body alone.
     #[inline]
-    pub(super) fn of_body(hasher: Hasher, algorithm: usize) -> Self {
-        Self {
-            hasher,
-            after: Vec::new(),
-            secret: None,
-            algorithm,
-            has_body: true,
-        }
-    }
-
-    /// Takes in what stands before the body, and keeps what stands behind it.
-    pub(super) fn begin(&mut self, steps: &[Step]) {
-        let body = steps.iter().position(|step| matches!(step, Step::Body));
-        let (before, after) = match body {
-            Some(at) => steps.split_at(at),
-            None => (steps, &[][..]),
-        };
-        self.has_body = body.is_some();
-        self.feed(before);
-        self.after = after.get(1..).unwrap_or_default().to_vec();
-    }
-
-    fn feed(&mut self, steps: &[Step]) {
-        for step in steps {
-            match step {
-                Step::Bytes(bytes) => self.hasher.update(bytes),
-                Step::Secret => {
-                    if let Some(secret) = &self.secret {
-                        self.hasher.update(&secret.0);
-                    }
-                }
-                Step::Body => {}
-            }
-        }
-    }
-
-    pub(super) fn tag(mut self) -> Tag {
-        if !self.after.is_empty() {
-            let after = std::mem::take(&mut self.after);
-            self.feed(&after);
+    fn tag(mut self, around: &[Around]) -> Tag {
+        if let Some(around) = around.get(self.around) {
+            let secret = self.secret.as_ref().map(|secret| &***secret);
+            around.after.feed(&mut self.hasher, secret);
         }
         self.hasher.tag()
     }
@@ -105,6 +71,69 @@ pub struct Request<'a> {
 }
 
 impl Check {
+    /// Begins it: hashes for each key, fed with what stands before the body.
+    pub(super) fn start<'k>(
+        claim: Claim,
+        keys: impl IntoIterator<Item = &'k Key>,
+        watch: Option<Watch>,
+    ) -> Self {
+        let mut check = Self {
+            presented: claim.presented,
+            states: SmallVec::new(),
+            around: claim.around,
+            keys: Vec::new(),
+            key_count: 0,
+            now: claim.now,
+            whole: None,
+            watch,
+        };
+        match claim.plan {
+            Some(plan) if plan.streams.is_some() && plan.shape == Shape::Tag => {
+                for Key(key) in keys {
+                    check.key_count += 1;
+                    if check.begin(key, plan.algorithms.len()).is_none() {
+                        // A key of another scheme would come from a mistake of ours. Nothing may match then.
+                        check.presented = Presented::Later;
+                    }
+                }
+            }
+            plan => {
+                check.keys = keys.into_iter().map(|key| key.0.clone()).collect();
+                check.key_count = check.keys.len();
+                check.whole = plan.filter(|plan| plan.streams.is_none());
+            }
+        }
+        check
+    }
+
+    /// Adds the hashes of a key. `None` if it is not one for an algorithm of which a tag came.
+    #[inline]
+    fn begin(&mut self, key: &KeyMaterial, algorithms: usize) -> Option<()> {
+        for algorithm in (0..algorithms).filter(|of| self.presented.has_tag_of(*of)) {
+            for place in 0..self.around.len().max(1) {
+                let mut state = State {
+                    hasher: key.hasher(algorithm)?,
+                    secret: match key {
+                        KeyMaterial::Secret(secret, _) => Some(secret.clone()),
+                        KeyMaterial::Mac(_)
+                        | KeyMaterial::Macs(_)
+                        | KeyMaterial::Token(_)
+                        | KeyMaterial::Public(_) => None,
+                    },
+                    algorithm,
+                    around: place,
+                    has_body: true,
+                };
+                if let Some(around) = self.around.get(place) {
+                    around.before.feed(&mut state.hasher, key.secret());
+                    state.has_body = around.has_body;
+                }
+                self.states.push(state);
+            }
+        }
+        Some(())
+    }
+
     /// Feeds the next bytes of the body, in order.
     pub fn update(&mut self, body: &[u8]) {
         for state in &mut self.states {
@@ -123,31 +152,30 @@ impl Check {
     }
 
     /// Compares what was presented with every key, in constant time, and only then answers.
-    pub fn finish(self) -> Verdict {
-        let keys = self.key_count;
-        let found = match self.presented {
+    pub fn finish(mut self) -> Verdict {
+        let around = &*self.around;
+        // Each key has as many.
+        let per_key = (self.states.len() / self.key_count.max(1)).max(1);
+        let found = match &self.presented {
             Presented::Nothing => return Verdict::Unsigned,
             Presented::Later => None,
-            Presented::Tag { tag, algorithm } => mac::first_match(
-                self.states
-                    .into_iter()
-                    .map(|state| same(state.algorithm == algorithm) & state.tag().matches(&tag)),
-            ),
-            Presented::Tags(tags) => mac::first_match(self.states.into_iter().map(|state| {
+            Presented::Tag { tag, algorithm } => {
+                mac::first_match(self.states.drain(..).map(|state| {
+                    same(state.algorithm == *algorithm) & state.tag(around).matches(tag)
+                }))
+            }
+            Presented::Tags(tags) => mac::first_match(self.states.drain(..).map(|state| {
                 let algorithm = state.algorithm;
-                let computed = state.tag();
+                let computed = state.tag(around);
                 any(tags
                     .iter()
                     .map(|(tag, of)| same(*of == algorithm) & computed.matches(tag)))
             })),
             Presented::Tokens(tokens) => {
-                mac::first_match(self.keys.iter().map(|key| token_matches(key, &tokens)))
+                mac::first_match(self.keys.iter().map(|key| token_matches(key, tokens)))
             }
         };
-        match found {
-            Some(place) if keys > 0 => Verdict::Match(place % keys),
-            Some(_) | None => Verdict::Mismatch,
-        }
+        verdict(found.map(|place| place / per_key))
     }
 
     /// Takes these keys in place of others. Only where [`Self::needs_body`]: no hash was fed for them.
@@ -285,9 +313,9 @@ impl Plan {
         keys: &[KeyMaterial],
         now: UnixTime,
     ) -> Result<(Verdict, Option<UnixTime>), ClaimError> {
+        let values = self.signature.values(base)?;
+        let (candidates, items) = self.signature.split(&values, base)?;
         let mut context = *base;
-        let values = self.signature.values(&context)?;
-        let (candidates, items) = self.signature.split(&values, &context)?;
         context.items = Some(&items);
         match self.shape {
             Shape::Jwt | Shape::Jws => {

@@ -8,7 +8,8 @@ use super::{
     Scheme,
     context::{Context, RequestHead},
     jose::Token as Jwt,
-    mac::{Tag, TokenDigest},
+    locate::Candidate,
+    mac::{Hasher, Tag, TokenDigest},
     plan::{Algorithm, Encoding, Plan, Run, Shape},
     template::Place,
 };
@@ -20,14 +21,17 @@ pub struct Claim {
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) presented: Presented,
     /// For each alternative of the content, what is fed around the body; empty: the body alone.
-    pub(super) runs: Vec<Vec<Step>>,
+    pub(super) around: Vec<Around>,
     pub(super) timestamp: Option<UnixTime>,
     /// By what time it was judged.
     pub(super) now: UnixTime,
 }
 
+/// Room for an id and a time, in bytes, so that one allocation does.
+const TEXT_ROOM: usize = 64;
+
 /// What is presented, what is fed around the body, and the signed time.
-type Read = (Presented, Vec<Vec<Step>>, Option<UnixTime>);
+type Read = (Presented, Vec<Around>, Option<UnixTime>);
 
 pub(super) enum Presented {
     Nothing,
@@ -41,12 +45,45 @@ pub(super) enum Presented {
     Later,
 }
 
-/// What a hash takes in next.
-#[derive(Debug, Clone)]
-pub(super) enum Step {
-    Bytes(Vec<u8>),
-    Body,
-    Secret,
+/// Signed content, as far as the head tells.
+#[derive(Default)]
+pub(super) struct Around {
+    pub(super) before: Stretch,
+    pub(super) has_body: bool,
+    pub(super) after: Stretch,
+}
+
+/// Bytes of the signed content, and where among them the secret stands.
+#[derive(Default)]
+pub(super) struct Stretch {
+    bytes: Vec<u8>,
+    secret_at: Vec<usize>,
+}
+
+impl Stretch {
+    pub(super) fn feed(&self, hasher: &mut Hasher, secret: Option<&[u8]>) {
+        let mut from = 0;
+        for at in &self.secret_at {
+            hasher.update(self.bytes.get(from..*at).unwrap_or_default());
+            hasher.update(secret.unwrap_or_default());
+            from = *at;
+        }
+        let rest = self.bytes.get(from..).unwrap_or_default();
+        if !rest.is_empty() {
+            hasher.update(rest);
+        }
+    }
+}
+
+impl Presented {
+    /// Whether a tag came that this algorithm made.
+    pub(super) fn has_tag_of(&self, algorithm: usize) -> bool {
+        match self {
+            Self::Tag { algorithm: of, .. } => *of == algorithm,
+            Self::Tags(tags) => tags.iter().any(|(_, of)| *of == algorithm),
+            Self::Nothing | Self::Tokens(_) | Self::Later => false,
+        }
+    }
 }
 
 impl Claim {
@@ -55,7 +92,7 @@ impl Claim {
         Self {
             plan: None,
             presented: Presented::Nothing,
-            runs: Vec::new(),
+            around: Vec::new(),
             timestamp: None,
             now,
         }
@@ -184,14 +221,14 @@ impl Scheme {
     /// [`ClaimError`] if a part is missing, repeated, malformed, or signed at a time outside the tolerance.
     pub fn claim(&self, head: &RequestHead<'_>, now: UnixTime) -> Result<Claim, ClaimError> {
         let plan = self.plan_for(head);
-        let (presented, runs, timestamp) = match plan {
+        let (presented, around, timestamp) = match plan {
             None => (Presented::Nothing, Vec::new(), None),
             Some(plan) => plan.claim(head, now)?,
         };
         Ok(Claim {
             plan: plan.cloned(),
             presented,
-            runs,
+            around,
             timestamp,
             now,
         })
@@ -200,7 +237,7 @@ impl Scheme {
 
 impl Plan {
     fn claim(&self, head: &RequestHead<'_>, now: UnixTime) -> Result<Read, ClaimError> {
-        let mut context = self.context(*head);
+        let context = self.context(*head);
         // The usual scheme: one tag in one header over the body alone. No allocation.
         if let Some(header) = self.simple_header() {
             let place = || Place::Header(header.clone());
@@ -217,7 +254,7 @@ impl Plan {
                 tag,
                 algorithm: candidate.algorithm,
             };
-            return Ok((presented, self.runs(&context)?, timestamp));
+            return Ok((presented, self.around(&context)?, timestamp));
         }
         if !self.signature.in_head() {
             let timestamp = match &self.timestamp {
@@ -229,6 +266,7 @@ impl Plan {
         }
         let values = self.signature.values(&context)?;
         let (candidates, items) = self.signature.split(&values, &context)?;
+        let mut context = context;
         context.items = Some(&items);
         let presented = match self.shape {
             Shape::Token => Presented::Tokens(
@@ -243,18 +281,7 @@ impl Plan {
                 }
                 Presented::Later
             }
-            Shape::Tag => {
-                let tags: Vec<_> = candidates
-                    .iter()
-                    .map(|candidate| {
-                        Ok((
-                            self.tag(candidate.text, candidate.algorithm)?,
-                            candidate.algorithm,
-                        ))
-                    })
-                    .collect::<Result<_, ClaimError>>()?;
-                Presented::Tags(tags)
-            }
+            Shape::Tag => self.tags(&candidates)?,
             Shape::PublicKey => {
                 for candidate in &candidates {
                     self.signature_bytes(candidate.text, candidate.algorithm)?;
@@ -272,7 +299,7 @@ impl Plan {
         };
         self.required(&context, true)?;
         if self.streams.is_some() {
-            Ok((presented, self.runs(&context)?, timestamp))
+            Ok((presented, self.around(&context)?, timestamp))
         } else {
             Ok((Presented::Later, Vec::new(), timestamp))
         }
@@ -312,8 +339,21 @@ impl Plan {
         plan.read(&written, now).map(Some)
     }
 
+    fn tags(&self, candidates: &[Candidate<'_>]) -> Result<Presented, ClaimError> {
+        let decode = |candidate: &Candidate<'_>| {
+            let algorithm = candidate.algorithm;
+            Ok((self.tag(candidate.text, algorithm)?, algorithm))
+        };
+        if let [only] = candidates {
+            let (tag, algorithm) = decode(only)?;
+            return Ok(Presented::Tag { tag, algorithm });
+        }
+        let tags = candidates.iter().map(decode).collect::<Result<_, _>>()?;
+        Ok(Presented::Tags(tags))
+    }
+
     /// What the streams' hashes take in before and behind the body.
-    fn runs(&self, context: &Context<'_>) -> Result<Vec<Vec<Step>>, ClaimError> {
+    fn around<'a>(&'a self, context: &Context<'a>) -> Result<Vec<Around>, ClaimError> {
         let Some(streams) = &self.streams else {
             return Ok(Vec::new());
         };
@@ -321,24 +361,27 @@ impl Plan {
         if matches!(&**streams, [only] if matches!(&**only, [Run::Body])) {
             return Ok(Vec::new());
         }
-        streams
-            .iter()
-            .map(|runs| {
-                runs.iter()
-                    .map(|run| match run {
-                        Run::Body => Ok(Step::Body),
-                        Run::Secret => Ok(Step::Secret),
-                        Run::Text(template) => {
-                            let mut bytes = Vec::with_capacity(64);
-                            for part in context.fill(template, None)? {
-                                bytes.extend_from_slice(&part);
-                            }
-                            Ok(Step::Bytes(bytes))
-                        }
-                    })
-                    .collect()
-            })
-            .collect()
+        let mut all = Vec::with_capacity(streams.len());
+        for runs in streams {
+            let mut around = Around::default();
+            for run in runs {
+                let stretch = if around.has_body {
+                    &mut around.after
+                } else {
+                    &mut around.before
+                };
+                match run {
+                    Run::Body => around.has_body = true,
+                    Run::Secret => stretch.secret_at.push(stretch.bytes.len()),
+                    Run::Text(template) => {
+                        stretch.bytes.reserve(TEXT_ROOM);
+                        context.write(template, &mut stretch.bytes)?;
+                    }
+                }
+            }
+            all.push(around);
+        }
+        Ok(all)
     }
 
     pub(super) fn malformed(&self, expected: String, length: usize) -> ClaimError {
@@ -379,7 +422,7 @@ impl Plan {
             _ => 0,
         };
         let encoding = self.encoding.unwrap_or(Encoding::Hex);
-        decode(encoding, len, text).ok_or_else(|| {
+        Tag::decode(encoding.codec(), len, text).ok_or_else(|| {
             self.malformed(
                 format!("{} {}", encoding.codec().encode_len(len), encoding.name()),
                 text.len(),
@@ -437,18 +480,4 @@ impl Encoding {
     pub(super) fn decode(self, text: &[u8]) -> Option<Vec<u8>> {
         self.codec().decode(text).ok()
     }
-}
-
-fn decode(encoding: Encoding, len: usize, text: &[u8]) -> Option<Tag> {
-    let codec = encoding.codec();
-    if text.len() != codec.encode_len(len) {
-        return None;
-    }
-    // Padded base64 decodes into a buffer that is up to two bytes longer than the tag.
-    let mut buffer = [0; 72];
-    let buffer = buffer.get_mut(..codec.decode_len(text.len()).ok()?)?;
-    let decoded = codec.decode_mut(text, buffer).ok()?;
-    Tag::filled(len, |to| {
-        (decoded == to.len()).then(|| to.copy_from_slice(&buffer[..decoded]))
-    })
 }

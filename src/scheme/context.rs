@@ -60,7 +60,7 @@ pub(super) struct Context<'a> {
     pub(super) document: Option<&'a str>,
     /// The item of the array that the signature's `*` stands at.
     pub(super) star: Option<&'a str>,
-    pub(super) items: Option<&'a Items>,
+    pub(super) items: Option<&'a Items<'a>>,
     pub(super) jwt: Option<&'a Jwt>,
     pub(super) timestamp: Option<&'a Place>,
     pub(super) id: Option<&'a Place>,
@@ -101,7 +101,7 @@ impl<'a> Context<'a> {
             Place::Item(name) => Ok(self
                 .items
                 .and_then(|items| items.get(name))
-                .map(|value| Cow::Owned(value.to_vec()))),
+                .map(Cow::Borrowed)),
             Place::Claim(name) => self.jwt.map_or(Ok(None), |jwt| {
                 jwt.claim(name)
                     .map(|found| found.map(Cow::Owned))
@@ -207,23 +207,37 @@ impl<'a> Context<'a> {
     /// If a part is missing, or holds the separator that follows it.
     pub(super) fn fill(
         &self,
-        template: &Template,
+        template: &'a Template,
         secret: Option<&'a [u8]>,
     ) -> Result<Vec<Cow<'a, [u8]>>, ClaimError> {
         let mut out = Vec::with_capacity(template.parts.len());
-        self.fill_parts(&template.parts, secret, &mut out)?;
+        self.fill_parts(&template.parts, secret, &mut |part| out.push(part))?;
         Ok(out)
+    }
+
+    /// Puts the template's bytes behind those that are there.
+    ///
+    /// # Errors
+    /// As [`Self::fill`].
+    pub(super) fn write(
+        &self,
+        template: &'a Template,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), ClaimError> {
+        self.fill_parts(&template.parts, None, &mut |part| {
+            bytes.extend_from_slice(&part);
+        })
     }
 
     fn fill_parts(
         &self,
-        parts: &[Part],
+        parts: &'a [Part],
         secret: Option<&'a [u8]>,
-        out: &mut Vec<Cow<'a, [u8]>>,
+        out: &mut impl FnMut(Cow<'a, [u8]>),
     ) -> Result<(), ClaimError> {
         for (i, part) in parts.iter().enumerate() {
             match part {
-                Part::Text(text) => out.push(Cow::Owned(text.to_vec())),
+                Part::Text(text) => out(Cow::Borrowed(text)),
                 Part::Token(token) => {
                     let value = self.token(token, secret)?;
                     if let Some(Part::Text(separator)) = parts.get(i + 1)
@@ -234,7 +248,7 @@ impl<'a> Context<'a> {
                     {
                         return Err(ClaimError::PartAmbiguous(self.place_of(token)));
                     }
-                    out.push(value);
+                    out(value);
                 }
                 Part::Section(place, parts) => {
                     if self.there(place)? {

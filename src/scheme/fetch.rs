@@ -127,6 +127,7 @@ impl Scheme {
         }
         let values = plan.signature.values(&context)?;
         let (candidates, items) = plan.signature.split(&values, &context)?;
+        let mut context = context;
         let token = match (plan.shape, &*candidates) {
             (Shape::Jwt | Shape::Jws, [candidate, ..]) => Some(plan.jwt(candidate.text)?),
             _ => None,

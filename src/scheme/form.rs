@@ -149,8 +149,11 @@ pub(super) fn part<'b>(body: &'b [u8], content_type: &[u8], wanted: &str) -> Opt
 }
 
 pub(super) fn find(text: &[u8], wanted: &[u8]) -> Option<usize> {
-    text.windows(wanted.len().max(1))
-        .position(|window| window == wanted)
+    match wanted {
+        [] => None,
+        [byte] => memchr::memchr(*byte, text),
+        _ => memchr::memmem::find(text, wanted),
+    }
 }
 
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::{
     Scheme,
-    check::{Check, Request, State},
-    claim::{Claim, Presented},
+    check::{Check, Request},
+    claim::{Around, Claim, Presented},
     locate::{ListPlan, SignaturePlan, Site},
     mac::{DigestAlgorithm, Hasher, Tag},
     plan::{Document, Plan, Shape},
@@ -54,8 +54,12 @@ impl Fingerprint {
 /// What a check keeps in view for the [`Fingerprint`].
 pub(super) enum Watch {
     Tag,
-    /// In a box: most checks have none.
-    Hash(Basis, Box<State>),
+    Hash {
+        basis: Basis,
+        /// In a box: most checks have none.
+        hasher: Box<Hasher>,
+        has_body: bool,
+    },
 }
 
 impl Scheme {
@@ -96,17 +100,19 @@ impl Scheme {
             return None;
         }
         let basis = plan.basis()?;
-        let mut hash = Box::new(State::of_body(Hasher::plain(DigestAlgorithm::Sha256), 0));
-        match basis {
-            Basis::Tag => return Some(Watch::Tag),
-            Basis::Body => {}
-            Basis::Content => {
-                if let Some(steps) = claim.runs.first() {
-                    hash.begin(steps);
-                }
-            }
+        if basis == Basis::Tag {
+            return Some(Watch::Tag);
         }
-        Some(Watch::Hash(basis, hash))
+        let mut hasher = Box::new(Hasher::plain(DigestAlgorithm::Sha256));
+        let around = basis.around(&claim.around);
+        if let Some(around) = around {
+            around.before.feed(&mut hasher, None);
+        }
+        Some(Watch::Hash {
+            basis,
+            hasher,
+            has_body: around.is_none_or(|around| around.has_body),
+        })
     }
 
     /// What tells a delivery apart whose check needed the whole body. Ask only for verified requests.
@@ -116,27 +122,54 @@ impl Scheme {
     }
 }
 
+impl Basis {
+    /// What stands around the body in what is hashed.
+    fn around(self, all: &[Around]) -> Option<&Around> {
+        match self {
+            Self::Content => all.first(),
+            Self::Tag | Self::Body => None,
+        }
+    }
+}
+
 impl Watch {
     pub(super) fn update(&mut self, body: &[u8]) {
         match self {
-            Self::Hash(_, state) if state.has_body => state.hasher.update(body),
-            Self::Hash(..) | Self::Tag => {}
+            Self::Hash {
+                hasher,
+                has_body: true,
+                ..
+            } => hasher.update(body),
+            Self::Hash { .. } | Self::Tag => {}
         }
     }
 
     /// What was seen, for a request whose check passes.
-    pub(super) fn fingerprint(self, presented: &Presented) -> Option<Fingerprint> {
+    pub(super) fn fingerprint(
+        self,
+        presented: &Presented,
+        around: &[Around],
+    ) -> Option<Fingerprint> {
         match (self, presented) {
-            (Self::Hash(basis, state), _) => Some(Fingerprint::new(basis, state.tag())),
+            (
+                Self::Hash {
+                    basis, mut hasher, ..
+                },
+                _,
+            ) => {
+                if let Some(around) = basis.around(around) {
+                    around.after.feed(&mut hasher, None);
+                }
+                Some(Fingerprint::new(basis, hasher.tag()))
+            }
             // It is the computed one, byte for byte, or the check does not pass.
             (Self::Tag, Presented::Tag { tag, .. }) => {
                 Some(Fingerprint::new(Basis::Tag, tag.clone()))
             }
-            (Self::Tag, Presented::Tags(tags)) => match &tags[..] {
-                [(tag, _)] => Some(Fingerprint::new(Basis::Tag, tag.clone())),
-                _ => None,
-            },
-            (Self::Tag, Presented::Nothing | Presented::Tokens(_) | Presented::Later) => None,
+            (
+                Self::Tag,
+                Presented::Nothing | Presented::Tags(_) | Presented::Tokens(_) | Presented::Later,
+            ) => None,
         }
     }
 }
@@ -238,6 +271,7 @@ impl Plan {
         }
         let values = self.signature.values(&context).ok()?;
         let (candidates, items) = self.signature.split(&values, &context).ok()?;
+        let mut context = context;
         context.items = Some(&items);
         let mut hash = Hasher::plain(DigestAlgorithm::Sha256);
         match (basis, &*candidates) {
@@ -313,7 +347,7 @@ impl Check {
     /// stream of the body are enough to tell.
     pub fn finish_told_apart(mut self) -> (super::Verdict, Option<Fingerprint>) {
         let watch = self.watch.take();
-        let seen = watch.and_then(|watch| watch.fingerprint(&self.presented));
+        let seen = watch.and_then(|watch| watch.fingerprint(&self.presented, &self.around));
         match self.finish() {
             verdict @ super::Verdict::Match(_) => (verdict, seen),
             verdict @ (super::Verdict::Mismatch | super::Verdict::Unsigned) => (verdict, None),

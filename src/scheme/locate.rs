@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use http::HeaderName;
+use smallvec::SmallVec;
 
 use super::{claim::ClaimError, context::Context, template::Place};
 
@@ -61,20 +62,26 @@ pub(super) struct Candidate<'v> {
     pub(super) algorithm: usize,
 }
 
+/// Values that may hold a signature: one as a rule.
+pub(super) type Values<'v> = SmallVec<[Cow<'v, [u8]>; 1]>;
+
+/// What may be a tag: one or two as a rule.
+pub(super) type Candidates<'v> = SmallVec<[Candidate<'v>; 2]>;
+
 /// The items of a list that the scheme reads.
 #[derive(Default)]
-pub(super) struct Items(Vec<(Box<str>, Vec<u8>)>);
+pub(super) struct Items<'v>(Vec<(&'v str, Cow<'v, [u8]>)>);
 
-impl Items {
+impl<'v> Items<'v> {
     pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
         self.0
             .iter()
-            .find(|(known, _)| **known == *name)
+            .find(|(known, _)| *known == name)
             .map(|(_, value)| &**value)
     }
 
-    pub(super) fn push(&mut self, name: &str, value: &[u8]) {
-        self.0.push((name.into(), value.to_vec()));
+    pub(super) fn push(&mut self, name: &'v str, value: impl Into<Cow<'v, [u8]>>) {
+        self.0.push((name, value.into()));
     }
 }
 
@@ -85,6 +92,14 @@ impl ListPlan {
             [] => &self.separator,
             core => core,
         }
+    }
+
+    /// The item at this place, where items have no names and it is one that is read.
+    fn read_at(&self, place: usize) -> Option<&Box<str>> {
+        if self.assign.is_some() {
+            return None;
+        }
+        self.read.iter().find(|read| read.parse() == Ok(place))
     }
 }
 
@@ -116,11 +131,8 @@ impl SignaturePlan {
     }
 
     /// Every value that may hold a signature; never none.
-    pub(super) fn values<'a>(
-        &self,
-        context: &Context<'a>,
-    ) -> Result<Vec<Cow<'a, [u8]>>, ClaimError> {
-        let mut values = Vec::new();
+    pub(super) fn values<'a>(&self, context: &Context<'a>) -> Result<Values<'a>, ClaimError> {
+        let mut values = Values::new();
         match &self.site {
             Site::Header(name) => self.headers_of(name, context, &mut values)?,
             Site::Numbered(names) => {
@@ -155,7 +167,7 @@ impl SignaturePlan {
         &self,
         name: &HeaderName,
         context: &Context<'a>,
-        values: &mut Vec<Cow<'a, [u8]>>,
+        values: &mut Values<'a>,
     ) -> Result<(), ClaimError> {
         for (i, value) in context.head.headers.get_all(name).iter().enumerate() {
             if i > 0 && !self.repeated {
@@ -168,11 +180,11 @@ impl SignaturePlan {
 
     /// Takes the values apart.
     pub(super) fn split<'v>(
-        &self,
+        &'v self,
         values: &'v [Cow<'_, [u8]>],
-        context: &Context<'_>,
-    ) -> Result<(Vec<Candidate<'v>>, Items), ClaimError> {
-        let mut candidates = Vec::new();
+        context: &Context<'v>,
+    ) -> Result<(Candidates<'v>, Items<'v>), ClaimError> {
+        let mut candidates = Candidates::new();
         let mut items = Items::default();
         for value in values {
             match &self.list {
@@ -223,24 +235,21 @@ impl SignaturePlan {
 
     fn items<'v>(
         &self,
-        list: &ListPlan,
+        list: &'v ListPlan,
         value: &'v [u8],
-        candidates: &mut Vec<Candidate<'v>>,
-        items: &mut Items,
+        candidates: &mut Candidates<'v>,
+        items: &mut Items<'v>,
     ) -> Result<(), ClaimError> {
         if value.len() > LIST_MAX {
             return Err(self.malformed("a list of this length", value.len()));
         }
-        let groups: Vec<&[u8]> = match &list.groups {
-            Some(separator) => split(value, separator),
-            None => vec![value],
-        };
-        for group in groups {
+        let groups = list.groups.as_deref();
+        for group in split(value, groups) {
             let mut tags = 0;
-            for (place, item) in split(group, list.reads_at()).into_iter().enumerate() {
+            for (place, item) in split(group, Some(list.reads_at())).enumerate() {
                 let item = item.trim_ascii();
                 if let Some(tag) = list.tags.iter().find(|tag| item.starts_with(&tag.text))
-                    && !self.is_read_place(list, place)
+                    && list.read_at(place).is_none()
                 {
                     tags += 1;
                     if tags > 1 && !list.several {
@@ -253,41 +262,38 @@ impl SignaturePlan {
                     continue;
                 }
                 let (name, value) = match &list.assign {
-                    None => (Cow::Owned(place.to_string()), item),
+                    None => (list.read_at(place), item),
                     Some(assign) => {
                         let at = super::form::find(item, assign)
                             .ok_or_else(|| self.malformed("a list of named items", value.len()))?;
+                        let (name, rest) = item.split_at(at);
+                        let mut read = list.read.iter();
                         (
-                            String::from_utf8_lossy(item.get(..at).unwrap_or_default()),
-                            item.get(at + assign.len()..).unwrap_or_default(),
+                            read.find(|read| read.as_bytes() == name),
+                            rest.get(assign.len()..).unwrap_or_default(),
                         )
                     }
                 };
-                if !list.read.iter().any(|read| **read == *name) {
+                let Some(name) = name else {
                     continue;
-                }
-                match items.get(&name) {
-                    None => items.push(&name, value),
+                };
+                match items.get(name) {
+                    None => items.push(name, value),
                     // Each group says the same time again.
-                    Some(known) if list.groups.is_some() && known == value => {}
-                    Some(_) => return Err(ClaimError::PartRepeated(Place::Item(name.into()))),
+                    Some(known) if groups.is_some() && known == value => {}
+                    Some(_) => return Err(ClaimError::PartRepeated(Place::Item(name.clone()))),
                 }
             }
         }
         Ok(())
     }
 
-    /// Whether an item without a name is one that is read, not a tag.
-    fn is_read_place(&self, list: &ListPlan, place: usize) -> bool {
-        list.assign.is_none() && list.read.iter().any(|read| read.parse() == Ok(place))
-    }
-
     /// `label=:base64:`, and the parameters of the same label in `Signature-Input`.
     fn member<'v>(
         &self,
         value: &'v [u8],
-        context: &Context<'_>,
-        items: &mut Items,
+        context: &Context<'v>,
+        items: &mut Items<'v>,
     ) -> Result<Candidate<'v>, ClaimError> {
         let wrong = || self.malformed("one byte sequence with a label", value.len());
         let at = super::form::find(value, b"=:").ok_or_else(wrong)?;
@@ -338,14 +344,20 @@ impl SignaturePlan {
     }
 }
 
-fn split<'v>(value: &'v [u8], separator: &[u8]) -> Vec<&'v [u8]> {
-    let mut parts = Vec::new();
-    let mut rest = value;
-    while let Some(at) = super::form::find(rest, separator) {
-        let (part, tail) = rest.split_at(at);
-        parts.push(part);
-        rest = tail.get(separator.len()..).unwrap_or_default();
-    }
-    parts.push(rest);
-    parts
+/// What stands between the separators; all of it if there are none.
+fn split<'v>(value: &'v [u8], separator: Option<&'v [u8]>) -> impl Iterator<Item = &'v [u8]> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let whole = rest.take()?;
+        let at = separator.and_then(|separator| super::form::find(whole, separator));
+        let (part, tail) = match at {
+            None => return Some(whole),
+            Some(at) => whole.split_at(at),
+        };
+        rest = Some(
+            tail.get(separator.map_or(0, <[u8]>::len)..)
+                .unwrap_or_default(),
+        );
+        Some(part)
+    })
 }

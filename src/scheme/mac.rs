@@ -1,5 +1,6 @@
 //! Keyed and plain hashes, and comparison: the only code that touches `hmac`, the hash crates and `subtle`.
 
+use data_encoding::Encoding;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::Md5;
 use sha1::Sha1;
@@ -40,23 +41,31 @@ impl HmacAlgorithm {
     }
 }
 
-/// The longest tag there is, in bytes.
-const TAG_BYTES_MAX: usize = 64;
+/// Room for the longest tag, 64 bytes, and for what decoding padded base64 may write behind it.
+const TAG_ROOM: usize = 72;
 
 /// A tag that a sender presented, already decoded: exactly the scheme's length. It proves nothing.
 ///
 /// No `Debug`: with the right key it would be a valid signature.
 #[derive(Clone)]
 pub struct Tag {
-    bytes: [u8; TAG_BYTES_MAX],
+    /// Zero behind the tag.
+    bytes: [u8; TAG_ROOM],
     len: u8,
 }
 
 impl Tag {
-    /// Lets `fill` write exactly `len` bytes; `None` if it declines.
-    pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [u8]) -> Option<()>) -> Option<Self> {
-        let mut bytes = [0; TAG_BYTES_MAX];
-        fill(bytes.get_mut(..len)?)?;
+    /// Decodes one of that many bytes: exactly the right number of characters, in canonical form; nothing before or behind.
+    pub(super) fn decode(codec: &Encoding, len: usize, text: &[u8]) -> Option<Self> {
+        if text.len() != codec.encode_len(len) {
+            return None;
+        }
+        let mut bytes = [0; TAG_ROOM];
+        let room = bytes.get_mut(..codec.decode_len(text.len()).ok()?)?;
+        if codec.decode_mut(text, room).ok()? != len {
+            return None;
+        }
+        bytes.get_mut(len..)?.fill(0);
         Some(Self {
             bytes,
             len: u8::try_from(len).ok()?,
@@ -66,6 +75,18 @@ impl Tag {
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }
+
+    /// Compares whole tags in constant time; one of another length never matches.
+    #[inline]
+    pub(super) fn matches(&self, other: &Self) -> Choice {
+        let (own, _) = self.bytes.as_chunks();
+        let (others, _) = other.bytes.as_chunks();
+        // Whatever differs is gathered first: the one comparison is of all bytes.
+        let differ = own.iter().zip(others).fold(0, |differ, (a, b)| {
+            differ | (u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b))
+        });
+        differ.ct_eq(&0) & self.len.ct_eq(&other.len)
+    }
 }
 
 /// An HMAC that is keyed and may have taken in some bytes. Cloning a fresh one spares the key schedule per request.
@@ -73,8 +94,9 @@ impl Tag {
 pub(super) enum Mac {
     Sha1(Hmac<Sha1>),
     Sha256(Hmac<Sha256>),
-    Sha384(Hmac<Sha384>),
-    Sha512(Hmac<Sha512>),
+    // Boxed, so that the usual one is moved at its own size.
+    Sha384(Box<Hmac<Sha384>>),
+    Sha512(Box<Hmac<Sha512>>),
 }
 
 impl Mac {
@@ -83,8 +105,12 @@ impl Mac {
         match algorithm {
             HmacAlgorithm::Sha1 => Self::Sha1(Hmac::new_from_slice(key).expect(any_length)),
             HmacAlgorithm::Sha256 => Self::Sha256(Hmac::new_from_slice(key).expect(any_length)),
-            HmacAlgorithm::Sha384 => Self::Sha384(Hmac::new_from_slice(key).expect(any_length)),
-            HmacAlgorithm::Sha512 => Self::Sha512(Hmac::new_from_slice(key).expect(any_length)),
+            HmacAlgorithm::Sha384 => {
+                Self::Sha384(Box::new(Hmac::new_from_slice(key).expect(any_length)))
+            }
+            HmacAlgorithm::Sha512 => {
+                Self::Sha512(Box::new(Hmac::new_from_slice(key).expect(any_length)))
+            }
         }
     }
 
@@ -97,6 +123,7 @@ impl Mac {
         }
     }
 
+    #[inline]
     pub(super) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Sha1(mac) => mac.update(bytes),
@@ -107,22 +134,26 @@ impl Mac {
     }
 
     /// The computed tag. For signing and comparing only: it must reach no log.
-    pub(super) fn tag(self) -> Tag {
+    #[inline]
+    fn tag(self) -> Tag {
         match self {
-            Self::Sha1(mac) => copied(&mac.finalize().into_bytes()),
-            Self::Sha256(mac) => copied(&mac.finalize().into_bytes()),
-            Self::Sha384(mac) => copied(&mac.finalize().into_bytes()),
-            Self::Sha512(mac) => copied(&mac.finalize().into_bytes()),
+            Self::Sha1(mac) => copied(mac.finalize().into_bytes().into()),
+            Self::Sha256(mac) => copied(mac.finalize().into_bytes().into()),
+            Self::Sha384(mac) => copied(mac.finalize().into_bytes().into()),
+            Self::Sha512(mac) => copied(mac.finalize().into_bytes().into()),
         }
     }
 }
 
-fn copied(bytes: &[u8]) -> Tag {
-    Tag::filled(bytes.len(), |to| {
-        to.copy_from_slice(bytes);
-        Some(())
-    })
-    .expect("no hash here is longer than TAG_BYTES_MAX")
+#[inline]
+fn copied<const N: usize>(hash: [u8; N]) -> Tag {
+    const { assert!(N <= TAG_ROOM) };
+    let mut bytes = [0; TAG_ROOM];
+    bytes[..N].copy_from_slice(&hash);
+    Tag {
+        bytes,
+        len: N as u8,
+    }
 }
 
 /// A plain hash: the content holds the secret.
@@ -168,8 +199,8 @@ pub(super) enum Hasher {
     Md5(Md5),
     Sha1(Sha1),
     Sha256(Sha256),
-    Sha512(Sha512),
-    Keccak256(Keccak256),
+    Sha512(Box<Sha512>),
+    Keccak256(Box<Keccak256>),
 }
 
 impl Hasher {
@@ -178,11 +209,12 @@ impl Hasher {
             DigestAlgorithm::Md5 => Self::Md5(Md5::new()),
             DigestAlgorithm::Sha1 => Self::Sha1(Sha1::new()),
             DigestAlgorithm::Sha256 => Self::Sha256(Sha256::new()),
-            DigestAlgorithm::Sha512 => Self::Sha512(Sha512::new()),
-            DigestAlgorithm::Keccak256 => Self::Keccak256(Keccak256::new()),
+            DigestAlgorithm::Sha512 => Self::Sha512(Box::new(Sha512::new())),
+            DigestAlgorithm::Keccak256 => Self::Keccak256(Box::new(Keccak256::new())),
         }
     }
 
+    #[inline]
     pub(super) fn update(&mut self, bytes: &[u8]) {
         match self {
             Self::Mac(mac) => mac.update(bytes),
@@ -195,14 +227,15 @@ impl Hasher {
     }
 
     /// What was computed. For signing and comparing only: it must reach no log.
+    #[inline]
     pub(super) fn tag(self) -> Tag {
         match self {
             Self::Mac(mac) => mac.tag(),
-            Self::Md5(hash) => copied(&hash.finalize()),
-            Self::Sha1(hash) => copied(&hash.finalize()),
-            Self::Sha256(hash) => copied(&hash.finalize()),
-            Self::Sha512(hash) => copied(&hash.finalize()),
-            Self::Keccak256(hash) => copied(&hash.finalize()),
+            Self::Md5(hash) => copied(hash.finalize().into()),
+            Self::Sha1(hash) => copied(hash.finalize().into()),
+            Self::Sha256(hash) => copied(hash.finalize().into()),
+            Self::Sha512(hash) => copied(hash.finalize().into()),
+            Self::Keccak256(hash) => copied(hash.finalize().into()),
         }
     }
 }
@@ -217,13 +250,6 @@ pub(super) fn digest(algorithm: DigestAlgorithm, bytes: &[u8]) -> Vec<u8> {
 /// Whether two byte strings are equal, in a time that depends on their lengths alone.
 pub(super) fn equal(a: &[u8], b: &[u8]) -> Choice {
     a.ct_eq(b)
-}
-
-impl Tag {
-    /// Compares the whole tag in constant time; a tag of another length never matches.
-    pub(super) fn matches(&self, other: &Self) -> Choice {
-        self.as_bytes().ct_eq(other.as_bytes())
-    }
 }
 
 /// Digest of a static token. Tokens are compared by digest, so that the time taken tells nothing of their lengths.
@@ -241,6 +267,7 @@ impl TokenDigest {
 }
 
 /// Reports which of several candidates matched, having looked at all of them: the first if there are more.
+#[inline]
 pub(super) fn first_match(matches: impl IntoIterator<Item = Choice>) -> Option<usize> {
     let mut found = usize::MAX;
     let mut any = Choice::from(0);

@@ -50,20 +50,12 @@ pub mod spec;
 mod template;
 mod time;
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use unicode_normalization::UnicodeNormalization as _;
 use zeroize::{Zeroize as _, ZeroizeOnDrop, Zeroizing};
 
-use self::{
-    check::State,
-    claim::{Presented, Step},
-    handshake::HandshakePlan,
-    keys::PublicKey,
-    mac::{Hasher, Mac, TokenDigest},
-    plan::{Algorithm, Decode, JoseAlgorithm, Plan, Shape},
-};
 pub use self::{
     check::{Check, Request},
     claim::{Claim, ClaimError},
@@ -81,6 +73,12 @@ pub use self::{
     sign::{SignError, Signed},
     spec::SchemeSpec,
     template::Place,
+};
+use self::{
+    handshake::HandshakePlan,
+    keys::PublicKey,
+    mac::{Hasher, Mac, TokenDigest},
+    plan::{Algorithm, Decode, JoseAlgorithm, Plan, Shape},
 };
 use crate::secret::Secret;
 
@@ -138,8 +136,17 @@ impl Drop for SecretBytes {
 
 impl ZeroizeOnDrop for SecretBytes {}
 
+impl Deref for SecretBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl KeyMaterial {
     /// A fresh hash of this key for the algorithm at that place of the plan.
+    #[inline]
     fn hasher(&self, algorithm: usize) -> Option<Hasher> {
         match self {
             Self::Mac(mac) => (algorithm == 0).then(|| Hasher::Mac(mac.clone())),
@@ -172,7 +179,7 @@ impl KeyMaterial {
     /// The key bytes, where the content holds them.
     fn secret(&self) -> Option<&[u8]> {
         match self {
-            Self::Secret(secret, _) => Some(&secret.0),
+            Self::Secret(secret, _) => Some(secret),
             Self::Mac(_) | Self::Macs(_) | Self::Token(_) | Self::Public(_) => None,
         }
     }
@@ -310,6 +317,7 @@ impl Scheme {
             Shape::Jwt | Shape::Jws => plan.jwt(candidates.first()?.text).ok(),
             Shape::Token | Shape::Tag | Shape::PublicKey => None,
         });
+        let mut context = context;
         context.items = split.as_ref().map(|(_, items)| items);
         context.jwt = token.as_ref();
         context
@@ -388,115 +396,7 @@ impl Scheme {
     /// Begins a check: hashes for each key, fed with what stands before the body.
     pub fn start<'k>(&self, claim: Claim, keys: impl IntoIterator<Item = &'k Key>) -> Check {
         let watch = self.watch(&claim);
-        let mut check = self.begin(claim, keys);
-        check.watch = watch;
-        check
-    }
-
-    fn begin<'k>(&self, claim: Claim, keys: impl IntoIterator<Item = &'k Key>) -> Check {
-        let now = claim.now;
-        let streaming = |presented, states, key_count| Check {
-            presented,
-            states,
-            key_count,
-            keys: Vec::new(),
-            now,
-            whole: None,
-            watch: None,
-        };
-        let streams = self
-            .plan
-            .as_ref()
-            .is_some_and(|plan| plan.streams.is_some() && plan.shape == Shape::Tag);
-        if let (true, true, Presented::Tag { algorithm, .. }) =
-            (streams, claim.runs.is_empty(), &claim.presented)
-        {
-            // The usual scheme: one tag over the body alone.
-            let keys = keys.into_iter();
-            let mut states = Vec::with_capacity(keys.size_hint().0);
-            let mut key_count = 0;
-            for key in keys {
-                key_count += 1;
-                if let Some(hasher) = key.0.hasher(*algorithm) {
-                    states.push(State::of_body(hasher, *algorithm));
-                }
-            }
-            if states.len() != key_count {
-                // A key of another scheme would come from a mistake of ours. It must match nothing.
-                states.clear();
-            }
-            return streaming(claim.presented, states, key_count);
-        }
-        if streams {
-            let mut states = Vec::new();
-            let algorithms = match &claim.presented {
-                Presented::Tag { algorithm, .. } => *algorithm..*algorithm + 1,
-                Presented::Nothing
-                | Presented::Tags(_)
-                | Presented::Tokens(_)
-                | Presented::Later => {
-                    0..claim.plan.as_ref().map_or(0, |plan| plan.algorithms.len())
-                }
-            };
-            let keys: Vec<_> = keys.into_iter().collect();
-            let bare = claim.runs.is_empty().then_some(&[Step::Body][..]);
-            let runs = bare
-                .into_iter()
-                .chain(claim.runs.iter().map(|steps| &**steps));
-            for algorithm in algorithms {
-                let named = match &claim.presented {
-                    Presented::Tags(tags) => tags.iter().any(|(_, of)| *of == algorithm),
-                    Presented::Nothing
-                    | Presented::Tag { .. }
-                    | Presented::Tokens(_)
-                    | Presented::Later => true,
-                };
-                if !named {
-                    continue;
-                }
-                for steps in runs.clone() {
-                    states.reserve_exact(keys.len());
-                    for key in &keys {
-                        let Some(hasher) = key.0.hasher(algorithm) else {
-                            // A key of another scheme would come from a mistake of ours. It must match nothing.
-                            return streaming(Presented::Later, Vec::new(), 0);
-                        };
-                        let secret = match &key.0 {
-                            KeyMaterial::Secret(secret, _) => Some(secret.clone()),
-                            KeyMaterial::Mac(_)
-                            | KeyMaterial::Macs(_)
-                            | KeyMaterial::Token(_)
-                            | KeyMaterial::Public(_) => None,
-                        };
-                        let mut state = State {
-                            hasher,
-                            after: Vec::new(),
-                            secret,
-                            algorithm,
-                            has_body: true,
-                        };
-                        state.begin(steps);
-                        states.push(state);
-                    }
-                }
-            }
-            return streaming(claim.presented, states, keys.len());
-        }
-        let keys: Vec<_> = keys.into_iter().map(|key| key.0.clone()).collect();
-        let whole = self
-            .plan
-            .as_ref()
-            .filter(|plan| plan.streams.is_none())
-            .cloned();
-        Check {
-            presented: claim.presented,
-            states: Vec::new(),
-            key_count: keys.len(),
-            keys,
-            now,
-            whole,
-            watch: None,
-        }
+        Check::start(claim, keys, watch)
     }
 }
 

@@ -142,7 +142,7 @@ impl Scheme {
             match &timestamp.place {
                 Place::Header(name) => add(&mut headers, name, written.as_bytes())?,
                 Place::Item(name) => {
-                    items.push(name, written.as_bytes());
+                    items.push(name, written.clone().into_bytes());
                     listed.push((name.to_string(), written.into_bytes()));
                 }
                 Place::Query(_)
@@ -156,7 +156,7 @@ impl Scheme {
         // Items that the content holds besides: a sender has something to say there.
         for name in plan.signature.list.iter().flat_map(|list| &list.read) {
             if items.get(name).is_none() {
-                items.push(name, b"test");
+                items.push(name, &b"test"[..]);
                 listed.push((name.to_string(), b"test".to_vec()));
             }
         }
@@ -197,7 +197,7 @@ impl Scheme {
             );
             add(&mut headers, &name, format!("sig1={input}").as_bytes())?;
             items.push("components", components.as_bytes());
-            items.push("input", input.as_bytes());
+            items.push("input", input.into_bytes());
             label = Some("sig1");
         }
         let signed_head = RequestHead {
