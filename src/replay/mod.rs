@@ -4,6 +4,8 @@
 //! [`Admitted`] and nothing less.
 
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 mod store;
 
 use std::fmt;

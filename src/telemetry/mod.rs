@@ -3,6 +3,7 @@
 mod events;
 mod log;
 mod names;
+mod store_health;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -18,6 +19,7 @@ use prometheus_client::{
 pub use self::{
     events::{Outcome, RequestEvent, RequestLog},
     log::LogSink,
+    store_health::StoreHealth,
 };
 use crate::{
     body::BodyStore,
@@ -97,6 +99,7 @@ pub struct Metrics {
     key_last_used: Family<KeyLabels, Gauge>,
     route_keys: Family<RouteLabel, Gauge>,
     key_fetches: KeyFetches,
+    store_health: StoreHealth,
     buffered: Gauge<u64, AtomicU64>,
     spooled: Gauge<u64, AtomicU64>,
     spooled_bodies: Gauge<u64, AtomicU64>,
@@ -158,6 +161,7 @@ impl Default for Metrics {
             key_last_used: Family::default(),
             route_keys: Family::default(),
             key_fetches: KeyFetches::default(),
+            store_health: StoreHealth::default(),
             buffered: Gauge::default(),
             spooled: Gauge::default(),
             spooled_bodies: Gauge::default(),
@@ -189,6 +193,7 @@ impl Default for Metrics {
         registry.register(name, help, metrics.route_keys.clone());
         let (name, help) = names::KEY_FETCHES;
         registry.register(name, help, metrics.key_fetches.0.clone());
+        metrics.store_health.register(registry);
         let (name, help) = names::INFLIGHT;
         registry.register(name, help, metrics.inflight.clone());
         let (name, help) = names::CONNECTIONS;
@@ -264,6 +269,11 @@ impl Metrics {
     /// What counts fetches of keys.
     pub fn key_fetches(&self) -> KeyFetches {
         self.key_fetches.clone()
+    }
+
+    /// What counts faults of the replay guards' store.
+    pub fn store_health(&self) -> StoreHealth {
+        self.store_health.clone()
     }
 
     /// The text that Prometheus reads.

@@ -62,6 +62,14 @@ pub(super) const KEY_FETCHES: Name = (
     "countersign_key_fetches",
     "Fetches of documents with the keys of senders, by the route that began them and how they ended",
 );
+pub(super) const REPLAY_STORE_UP: Name = (
+    "countersign_replay_store_up",
+    "Whether the store of the replay guards can be asked; 0: see `on_store_failure`. Always 1 in memory",
+);
+pub(super) const REPLAY_STORE_ERRORS: Name = (
+    "countersign_replay_store_errors",
+    "Questions to the store of the replay guards, and attempts to connect to it, that failed, by kind",
+);
 pub(super) const LOG_DROPPED: Name = (
     "countersign_log_lines_dropped",
     "Log lines lost because the output was too slow",

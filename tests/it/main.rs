@@ -19,6 +19,8 @@ mod memory;
 mod providers;
 mod public_url;
 mod receivers;
+#[cfg(feature = "redis")]
+mod redis_store;
 mod schemes;
 mod support;
 mod tls;
