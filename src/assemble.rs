@@ -13,6 +13,7 @@ use crate::{
     pipeline::{Gateway, RequestIds},
     receive::Pace,
     reject::Chain,
+    replay::Guard,
     route::{Fetching, Route, RouteKey, RouteTable},
     scheme::{KEY_BYTES_MIN, Scheme},
     secret::{Doubt, Secret, SecretSource},
@@ -53,10 +54,10 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         );
         route.fetching = fetching(route_config, &mut findings);
         counters.push(metrics.route(&route));
-        upstreams.push(
+        upstreams.push(Arc::new(
             Upstream::new(&route_config.upstream)
                 .with_context(|| format!("route {}", route_config.name))?,
-        );
+        ));
         routes.push((route_config.host.clone(), route_config.path.clone(), route));
     }
     findings.append(&mut shared.findings);
@@ -72,6 +73,7 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         upstreams,
         fetcher,
         counters,
+        replay: Arc::new(Guard::new(&config.replay, metrics.replay())?),
         bodies: BodyStore::new(BodyStoreConfig {
             memory: limits.body_memory,
             spool_dir: Some(limits.spool_dir.clone().unwrap_or_else(|| SPOOL_DIR.into())),

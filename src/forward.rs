@@ -2,6 +2,8 @@
 //!
 //! The only code that writes to an upstream, and it takes nothing less than [`Admitted`].
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version,
@@ -84,31 +86,50 @@ impl Identity {
     }
 }
 
-/// Sends an admitted request to its route's upstream, once, and gives its answer back with the lease to settle.
+/// A request as it goes out, and where it goes.
 ///
-/// # Errors
-/// Upstream unreachable, broken, or too slow.
-pub async fn send(
-    admitted: Admitted<'_>,
-    upstreams: &[Upstream],
-    identity: &Identity,
-) -> (Result<Response<UpstreamBody>, Rejection>, Lease) {
-    let (request, upstream, lease) = outbound(admitted, upstreams, identity);
-    let outcome = match upstream.send(request).await {
+/// Made by [`outbound`] alone.
+pub struct Outbound<'s> {
+    request: Request<BodyStream>,
+    upstream: &'s Arc<Upstream>,
+}
+
+impl Outbound<'_> {
+    /// Sends it, once, and waits for the answer's head.
+    ///
+    /// # Errors
+    /// Upstream unreachable, broken, or too slow.
+    pub async fn send(self) -> Result<Response<UpstreamBody>, Rejection> {
+        send(self.upstream, self.request).await
+    }
+
+    /// The same as a piece of work that can outlive the request it came by.
+    pub fn send_detached(
+        self,
+    ) -> impl Future<Output = Result<Response<UpstreamBody>, Rejection>> + Send + 'static {
+        let upstream = self.upstream.clone();
+        async move { send(&upstream, self.request).await }
+    }
+}
+
+async fn send(
+    upstream: &Upstream,
+    request: Request<BodyStream>,
+) -> Result<Response<UpstreamBody>, Rejection> {
+    match upstream.send(request).await {
         Ok(response) => Ok(inbound_answer(response)),
         Err(SendError::Unreachable(error)) => Err(Rejection::UpstreamUnreachable(error)),
         Err(SendError::Broken(error)) => Err(Rejection::UpstreamBroken(error)),
         Err(SendError::Timeout) => Err(Rejection::UpstreamTimeout),
-    };
-    (outcome, lease)
+    }
 }
 
-/// What goes out for an admitted request, and where.
-fn outbound<'s>(
+/// What goes out for an admitted request, with the lease to settle.
+pub fn outbound<'s>(
     admitted: Admitted<'_>,
-    upstreams: &'s [Upstream],
+    upstreams: &'s [Arc<Upstream>],
     identity: &Identity,
-) -> (Request<BodyStream>, &'s Upstream, Lease) {
+) -> (Outbound<'s>, Lease) {
     let (verified, lease) = admitted.into_parts();
     let route = verified.route();
     let mark = match verified.standing() {
@@ -141,7 +162,8 @@ fn outbound<'s>(
     *request.uri_mut() = head.target;
     *request.headers_mut() = headers;
     *request.extensions_mut() = head.extensions;
-    (request, &upstreams[route.index], lease)
+    let upstream = &upstreams[route.index];
+    (Outbound { request, upstream }, lease)
 }
 
 /// The sender's headers without those of its connection and without forged ones, with ours.

@@ -11,7 +11,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Version, header, request::Parts};
+use http::{
+    HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts,
+};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -24,7 +26,7 @@ use crate::{
     handshake::{self, Unsigned},
     receive::{self, Head, Peer, Received},
     reject::{Blame, Rejection, SignatureFault},
-    replay,
+    replay::{self, Decision, Lease},
     route::Route,
     scheme::{Claim, HandshakeAnswer},
     snapshot::Snapshot,
@@ -35,6 +37,10 @@ use crate::{
 
 /// A refused body up to this size is read to its end, so that the connection can go on.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
+
+/// Says that the answer is that of an earlier delivery, and that this one went no further: a boolean of RFC 9651.
+const DUPLICATE: HeaderName = HeaderName::from_static("countersign-duplicate");
+const YES: HeaderValue = HeaderValue::from_static("?1");
 
 /// For how long.
 const DRAIN_TIME_MAX: Duration = Duration::from_millis(200);
@@ -103,10 +109,18 @@ async fn handle(
         return Ok(Handled::Handshake(answer));
     }
 
-    let admitted = replay::admit(verified);
+    let admitted = match replay::admit(verified, &s.replay).await? {
+        Decision::Admitted(admitted) => admitted,
+        Decision::Duplicate(status) => return Ok(Handled::Duplicate(status)),
+    };
+    event.unguarded = admitted.is_unguarded();
     let sent = Instant::now();
-    let (outcome, replay::Lease::NotRequired) =
-        forward::send(admitted, &s.upstreams, &s.identity).await;
+    let (outbound, lease) = forward::outbound(admitted, &s.upstreams, &s.identity);
+    let outcome = match lease {
+        Lease::NotRequired | Lease::Unguarded => outbound.send().await,
+        // Sees it through even if the sender leaves: only the answer tells whether a retry may pass.
+        Lease::Held(held) => Box::pin(held.settle_after(outbound.send_detached())).await,
+    };
     event.upstream = Some(sent.elapsed());
     outcome.map(Handled::Forwarded)
 }
@@ -115,6 +129,8 @@ async fn handle(
 enum Handled {
     /// The upstream's answer.
     Forwarded(Response<UpstreamBody>),
+    /// The status that the upstream gave to the first delivery of which this is a duplicate.
+    Duplicate(StatusCode),
     /// Our answer to a handshake.
     Handshake(HandshakeAnswer),
 }
@@ -166,6 +182,13 @@ pub async fn serve(
             // Until the answer has gone out whole: if it never does, the sender has left.
             report.event.outcome = Outcome::Cut;
             return response.map(|upstream| AnswerBody::passing(upstream, report));
+        }
+        Ok(Handled::Duplicate(status)) => {
+            report.event.replayed(status);
+            let mut response = Response::new(Bytes::new());
+            *response.status_mut() = status;
+            response.headers_mut().insert(DUPLICATE, YES);
+            (response, false)
         }
         Ok(Handled::Handshake(answer)) => {
             report.event.answered(&answer);
@@ -412,6 +435,7 @@ impl RequestEvent {
             status: 0,
             body_bytes: 0,
             spilled: false,
+            unguarded: false,
             receive: None,
             upstream: None,
         }
@@ -431,6 +455,11 @@ impl RequestEvent {
         }
     }
 
+    fn replayed(&mut self, status: StatusCode) {
+        self.rejected(&Rejection::Duplicate);
+        self.status = status.as_u16();
+    }
+
     fn answered(&mut self, answer: &HandshakeAnswer) {
         self.outcome = Outcome::Handshake;
         self.reason = "";
@@ -445,6 +474,7 @@ impl RequestEvent {
         self.blame = Some(rejection.blame());
         self.outcome = match (rejection, rejection.blame()) {
             (Rejection::NotVerified { .. }, _) => Outcome::NotVerified,
+            (Rejection::Duplicate, _) => Outcome::Replayed,
             (_, Blame::Sender) => Outcome::Rejected,
             (_, Blame::Operator | Blame::Provider | Blame::Gateway) => Outcome::Unavailable,
             (_, Blame::Upstream) => Outcome::UpstreamError,

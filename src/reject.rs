@@ -68,6 +68,14 @@ pub enum Rejection {
     BodyBroken(hyper::Error),
     /// There is no room for the body, or its place was lost.
     Store(StoreError),
+    /// It succeeded before, and the route tells its senders so.
+    Duplicate,
+    /// The same delivery is under way.
+    DuplicateInFlight,
+    /// The replay guard has no room for one more delivery under way.
+    ReplayStoreFull,
+    /// The replay guard cannot tell whether it is a duplicate.
+    ReplayStoreFailed(Box<dyn Error + Send + Sync>),
     /// No address of the upstream could be connected to.
     UpstreamUnreachable(io::Error),
     /// The connection was lost, or the answer was not HTTP, after the request may have gone out.
@@ -201,6 +209,21 @@ impl Rejection {
                 "try_later",
                 "There is no room for the body at present",
             ),
+            Self::Duplicate => answer(
+                StatusCode::CONFLICT,
+                "duplicate",
+                "The delivery was accepted before",
+            ),
+            Self::DuplicateInFlight => later(
+                StatusCode::CONFLICT,
+                "duplicate_in_flight",
+                "The same delivery is under way",
+            ),
+            Self::ReplayStoreFull | Self::ReplayStoreFailed(_) => later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "try_later",
+                "Deliveries cannot be told apart at present",
+            ),
             Self::UpstreamUnreachable(_) => answer(
                 StatusCode::BAD_GATEWAY,
                 "upstream_unreachable",
@@ -246,6 +269,8 @@ impl Rejection {
             Self::PairingFailed(_) => "pairing_failed",
             Self::Store(StoreError::Full { .. }) => "no_room",
             Self::Store(StoreError::Spool(_) | StoreError::Corrupt) => "spool_failed",
+            Self::ReplayStoreFull => "replay_store_full",
+            Self::ReplayStoreFailed(_) => "replay_store_failed",
             Self::HeadMalformed(_)
             | Self::TargetTooLong
             | Self::HeadTooLarge
@@ -259,6 +284,8 @@ impl Rejection {
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow { .. }
             | Self::BodyBroken(_)
+            | Self::Duplicate
+            | Self::DuplicateInFlight
             | Self::UpstreamUnreachable(_)
             | Self::UpstreamBroken(_)
             | Self::UpstreamTimeout => self.answer().code,
@@ -269,7 +296,7 @@ impl Rejection {
     pub fn blame(&self) -> Blame {
         match self {
             Self::NoUsableSecret | Self::PairingFailed(_) => Blame::Operator,
-            Self::Store(_) => Blame::Gateway,
+            Self::Store(_) | Self::ReplayStoreFull | Self::ReplayStoreFailed(_) => Blame::Gateway,
             Self::KeyUnavailable(_) | Self::NotConfirmed(_) => Blame::Provider,
             Self::UpstreamUnreachable(_) | Self::UpstreamBroken(_) | Self::UpstreamTimeout => {
                 Blame::Upstream
@@ -288,7 +315,9 @@ impl Rejection {
             | Self::NotVerified { .. }
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow { .. }
-            | Self::BodyBroken(_) => Blame::Sender,
+            | Self::BodyBroken(_)
+            | Self::Duplicate
+            | Self::DuplicateInFlight => Blame::Sender,
         }
     }
 
@@ -367,6 +396,10 @@ impl fmt::Display for Rejection {
             }
             Self::BodyBroken(error) => write!(f, "the body broke off: {}", Chain(error)),
             Self::Store(error) => write!(f, "{}", Chain(error)),
+            Self::Duplicate => f.write_str("the upstream accepted this delivery before, within the route's replay window"),
+            Self::DuplicateInFlight => f.write_str("the same delivery is under way to the upstream, or was when its gateway ended"),
+            Self::ReplayStoreFull => f.write_str("the replay store holds nothing but deliveries under way; raise replay.entries"),
+            Self::ReplayStoreFailed(error) => write!(f, "the replay store failed: {}", Chain(&**error)),
             Self::UpstreamUnreachable(error) => write!(f, "the upstream cannot be reached: {}", Chain(error)),
             Self::UpstreamBroken(error) => write!(f, "the upstream gave no valid answer: {}", Chain(&**error)),
             Self::UpstreamTimeout => f.write_str("the upstream sent no response head within the route's timeout"),

@@ -12,7 +12,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::{
     clock::UnixTime,
-    config::{PairingConfig, PathPattern, PublicUrl, RouteConfig, SecretConfig},
+    config::{GuardConfig, PairingConfig, PathPattern, PublicUrl, RouteConfig, SecretConfig},
     scheme::{HandshakeMode, Key, RequestHead, Scheme},
     secret::Secret,
 };
@@ -37,6 +37,8 @@ pub struct Route {
     pub public_url: Option<PublicUrl>,
     /// Where a secret goes that arrives in a handshake, and until when.
     pub pairing: Option<PairingConfig>,
+    /// How duplicates are recognised; `None`: they are not.
+    pub guard: Option<GuardConfig>,
     /// How often challenges are signed, and addresses got that requests name.
     pub challenges: ChallengeRate,
     methods: Vec<Method>,
@@ -92,6 +94,7 @@ impl Route {
                 .unwrap_or(HeaderValue::from_static("POST")),
             methods: config.methods.clone(),
             pairing: config.pairing.clone(),
+            guard: config.guard.clone(),
             challenges: ChallengeRate::default(),
         }
     }

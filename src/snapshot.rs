@@ -1,8 +1,10 @@
 //! Everything that serves requests, as one value that never changes.
 
+use std::sync::Arc;
+
 use crate::{
-    body::BodyStore, fetch::Fetcher, forward::Identity, receive::Pace, route::RouteTable,
-    telemetry::RouteCounters, upstream::Upstream,
+    body::BodyStore, fetch::Fetcher, forward::Identity, receive::Pace, replay::Guard,
+    route::RouteTable, telemetry::RouteCounters, upstream::Upstream,
 };
 
 /// One state of the gateway.
@@ -10,11 +12,13 @@ pub struct Snapshot {
     /// Which requests go where.
     pub routes: RouteTable,
     /// Where they go, by [`Route::index`](crate::route::Route::index).
-    pub upstreams: Vec<Upstream>,
+    pub upstreams: Vec<Arc<Upstream>>,
     /// What is counted, by the same index.
     pub counters: Vec<RouteCounters>,
     /// Gets the keys that are not pinned; `None`: no route needs it.
     pub fetcher: Option<Fetcher>,
+    /// Knows duplicates. It has to outlive this state, with what it remembers.
+    pub replay: Arc<Guard>,
     /// Where bodies are held.
     pub bodies: BodyStore,
     /// How fast they must come.

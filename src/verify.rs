@@ -10,7 +10,7 @@ use crate::{
     receive::{Head, Parts, Unverified},
     reject::{Rejection, SignatureFault},
     route::{KeyRef, Route},
-    scheme::{Request, RequestHead, Verdict},
+    scheme::{Fingerprint, Request, RequestHead, Verdict},
 };
 
 /// A request whose signature holds, or that its route lets pass unsigned by the operator's written word.
@@ -23,6 +23,7 @@ pub struct Verified<'s> {
     at: UnixTime,
     body: RawBody,
     standing: Standing,
+    fingerprint: Option<Fingerprint>,
 }
 
 /// On what grounds a request may pass.
@@ -78,20 +79,26 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
         fault: SignatureFault::Mismatch,
         status: route.reject_status,
     };
-    let verdict = match whole {
-        None => check.finish(),
+    let (verdict, fingerprint) = match whole {
+        None => check.finish_told_apart(),
         Some(whole) => {
-            let (verdict, time) = check
-                .finish_whole(&Request {
-                    head: head.view(url.as_ref()),
-                    body: whole.as_ref(),
-                })
-                .map_err(|error| Rejection::NotVerified {
-                    fault: SignatureFault::Claim(error),
-                    status: route.reject_status,
-                })?;
+            let request = Request {
+                head: head.view(url.as_ref()),
+                body: whole.as_ref(),
+            };
+            let (verdict, time) =
+                check
+                    .finish_whole(&request)
+                    .map_err(|error| Rejection::NotVerified {
+                        fault: SignatureFault::Claim(error),
+                        status: route.reject_status,
+                    })?;
             signed_at = time.or(signed_at);
-            verdict
+            let fingerprint = match verdict {
+                Verdict::Match(_) => route.scheme.fingerprint(&request),
+                Verdict::Mismatch | Verdict::Unsigned => None,
+            };
+            (verdict, fingerprint)
         }
     };
     let standing = match verdict {
@@ -114,6 +121,7 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
         at,
         body,
         standing,
+        fingerprint,
     })
 }
 
@@ -136,6 +144,11 @@ impl<'s> Verified<'s> {
     /// On what grounds it may pass.
     pub fn standing(&self) -> &Standing {
         &self.standing
+    }
+
+    /// What tells it from other deliveries, where the route has a replay guard. It must reach no log.
+    pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
+        self.fingerprint.as_ref()
     }
 
     /// What a scheme may see of its head.

@@ -1,17 +1,55 @@
-//! Between verified and forwarded: the place of the replay guard.
+//! Between verified and forwarded: the replay guard.
 //!
-//! This version has no store, so every lease is [`Lease::NotRequired`]. The stage stands already, because the forwarder takes
-//! [`Admitted`] and nothing less.
+//! [`admit`] asks the store whether a delivery may go on, and reserves it under a lease; [`Held::settle_after`] sees the delivery through
+//! and tells the store how it ended. The forwarder takes [`Admitted`] and nothing less.
+//!
+//! ```text
+//!            admit: granted            settled: 2xx                window over
+//!   unknown ────────────────► lease ─────────────────► succeeded ───────────────► unknown
+//!      ▲                        │ settled: anything else, or lapsed     │
+//!      └────────────────────────┘                                       └ admit: a duplicate
+//! ```
 
-pub mod memory;
+mod memory;
 #[cfg(feature = "redis")]
-pub mod redis;
+mod redis;
 mod store;
 
-use std::fmt;
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-pub use self::store::{Admission, Id, IdKey, Settlement, Store, StoreFault, Token};
-use crate::verify::Verified;
+#[cfg(feature = "redis")]
+use anyhow::Context as _;
+use http::{Response, StatusCode};
+#[cfg(feature = "redis")]
+use sha2::{Digest as _, Sha256};
+use tokio::{runtime::Handle, time::Instant};
+use tokio_util::task::TaskTracker;
+
+#[cfg(feature = "redis")]
+pub use self::redis::{Fault as RedisFault, Store as RedisStore};
+pub use self::{
+    memory::{ENTRY_BYTES_MAX, Store as MemoryStore},
+    store::{Admission, Id, IdKey, Settlement, Store, StoreFault, Token},
+};
+use crate::{
+    body::StoreError,
+    config::{GuardConfig, OnDuplicate, OnStoreFailure, RedisConfig, ReplayConfig, ReplayStore},
+    reject::{Rejection, SignatureFault},
+    scheme::{
+        ClaimError, HANDSHAKE_BODY_MAX, HandshakeMode, Place, Request, RequestHead, Scheme,
+        WHOLE_BODY_MAX,
+    },
+    telemetry::ReplayMetrics,
+    verify::{Standing, Verified},
+};
+
+#[cfg(feature = "redis")]
+use crate::secret::SecretSource;
 
 /// A verified request that may be forwarded now.
 ///
@@ -22,17 +60,327 @@ pub struct Admitted<'s> {
 }
 
 /// The right to deliver, to be settled when the upstream has answered.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Lease {
-    /// The route has no replay guard.
+    /// The route has no replay guard, or the request is a handshake.
     NotRequired,
+    /// The guard's store failed, and the operator wrote that deliveries pass then.
+    Unguarded,
+    /// The store holds it.
+    Held(Held),
 }
 
-/// Admits a verified request.
-pub fn admit(request: Verified<'_>) -> Admitted<'_> {
-    Admitted {
-        request,
-        lease: Lease::NotRequired,
+/// A lease in the store. One that is dropped lapses.
+pub struct Held {
+    guard: Arc<Guard>,
+    id: Id,
+    token: Token,
+    settings: GuardConfig,
+}
+
+/// What the guard says to a delivery.
+pub enum Decision<'s> {
+    /// It may be forwarded.
+    Admitted(Admitted<'s>),
+    /// It succeeded before; this is the status that the upstream gave.
+    Duplicate(StatusCode),
+}
+
+/// What the guards of all routes share: the store, and what is told of it.
+pub struct Guard {
+    store: Store,
+    key: IdKey,
+    on_store_failure: OnStoreFailure,
+    metrics: ReplayMetrics,
+    /// Deliveries whose senders have left.
+    left: TaskTracker,
+}
+
+/// Asks the guard whether a verified request may go on. Without a guard on its route it may.
+///
+/// # Errors
+/// A duplicate that is refused, or a store that has no room or fails.
+pub async fn admit<'s>(
+    request: Verified<'s>,
+    guard: &Arc<Guard>,
+) -> Result<Decision<'s>, Rejection> {
+    match (&request.route().guard, request.standing()) {
+        (Some(settings), Standing::Proven(_)) => {
+            // In a box: routes without a guard keep no room for it.
+            Box::pin(guard.admit(request, settings)).await
+        }
+        (None, _) | (_, Standing::NotRequired | Standing::Handshake) => {
+            let lease = Lease::NotRequired;
+            Ok(Decision::Admitted(Admitted { request, lease }))
+        }
+    }
+}
+
+impl Guard {
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// If there are no random numbers, or the store's secrets or certificates cannot be used.
+    pub fn new(config: &ReplayConfig, metrics: ReplayMetrics) -> anyhow::Result<Self> {
+        let (store, key) = match &config.store {
+            ReplayStore::Memory => {
+                let mut key = [0; 32];
+                aws_lc_rs::rand::fill(&mut key)
+                    .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
+                let store = MemoryStore::new(config.entries, Instant::now());
+                metrics.set_up(true);
+                (Store::Memory(store), IdKey::new(&key))
+            }
+            ReplayStore::Redis(redis) => redis_store(redis, config.on_store_failure, &metrics)?,
+        };
+        let left = TaskTracker::new();
+        // It can be waited for at any time; what comes later is tracked all the same.
+        left.close();
+        Ok(Self {
+            store,
+            key,
+            on_store_failure: config.on_store_failure,
+            metrics,
+            left,
+        })
+    }
+
+    /// Brings the figures up to date that are not told as they change.
+    pub fn observe(&self) {
+        if let Some(entries) = self.store.entries() {
+            self.metrics.holds(entries, self.store.evicted());
+        }
+    }
+
+    /// Waits until every delivery has been settled whose sender has left.
+    pub async fn settled(&self) {
+        self.left.wait().await;
+        self.store.settled().await;
+    }
+
+    /// Begins to connect to the store, where that is another process. Call it within the runtime.
+    pub fn connect(&self) {
+        self.store.connect();
+    }
+
+    /// Why the store cannot be asked; `None`: it can, as far as is known.
+    pub fn trouble(&self) -> Option<StoreFault> {
+        self.store.trouble()
+    }
+
+    /// Whether deliveries are refused while the store cannot be asked.
+    pub fn is_strict(&self) -> bool {
+        self.on_store_failure == OnStoreFailure::Reject
+    }
+
+    async fn admit<'s>(
+        self: &Arc<Self>,
+        mut request: Verified<'s>,
+        settings: &GuardConfig,
+    ) -> Result<Decision<'s>, Rejection> {
+        let admitted = |request, lease| Ok(Decision::Admitted(Admitted { request, lease }));
+        if is_handshake(&mut request).await.map_err(Rejection::Store)? {
+            return admitted(request, Lease::NotRequired);
+        }
+        let identity = identity(&mut request).await?;
+        let id = self.key.id(&request.route().name, &identity);
+        let admission = match self.store.admit(id, settings.lease, Instant::now()).await {
+            Ok(admission) => admission,
+            Err(fault) => {
+                return match self.on_store_failure {
+                    OnStoreFailure::Reject => Err(Rejection::ReplayStoreFailed(fault.0)),
+                    OnStoreFailure::Admit => admitted(request, Lease::Unguarded),
+                };
+            }
+        };
+        match admission {
+            Admission::Granted(token) => {
+                let held = Held {
+                    guard: self.clone(),
+                    id,
+                    token,
+                    settings: settings.clone(),
+                };
+                admitted(request, Lease::Held(held))
+            }
+            Admission::Succeeded { status } => match settings.on_duplicate {
+                OnDuplicate::Status => {
+                    let status = StatusCode::from_u16(status).ok();
+                    let status = status.filter(StatusCode::is_success);
+                    Ok(Decision::Duplicate(status.unwrap_or(StatusCode::OK)))
+                }
+                OnDuplicate::Conflict => Err(Rejection::Duplicate),
+            },
+            Admission::InFlight { .. } => Err(Rejection::DuplicateInFlight),
+            Admission::Full => Err(Rejection::ReplayStoreFull),
+        }
+    }
+}
+
+/// The store in Redis, and the key that all instances share.
+#[cfg(feature = "redis")]
+fn redis_store(
+    config: &RedisConfig,
+    on_failure: OnStoreFailure,
+    metrics: &ReplayMetrics,
+) -> anyhow::Result<(Store, IdKey)> {
+    let read = |source: &SecretSource, what: &str| {
+        let loaded = source.read();
+        let loaded = loaded.with_context(|| format!("{what} of the replay store: {source}"))?;
+        anyhow::Ok(loaded.secret)
+    };
+    let password = config.password.as_ref();
+    let password = password.map(|source| read(source, "the password"));
+    let key = match &config.key {
+        Some(source) => Sha256::digest(read(source, "the key")?.expose()),
+        None => Sha256::digest("countersign"),
+    };
+    let store = RedisStore::new(
+        config,
+        password.transpose()?.as_ref(),
+        on_failure,
+        metrics.clone(),
+    )?;
+    Ok((Store::Redis(store), IdKey::new(&key.into())))
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis_store(
+    _: &RedisConfig,
+    _: OnStoreFailure,
+    _: &ReplayMetrics,
+) -> anyhow::Result<(Store, IdKey)> {
+    // `config` has refused it.
+    anyhow::bail!("this binary was built without Redis")
+}
+
+/// Whether it is a signed handshake that the upstream answers: those come again and want an answer each time.
+async fn is_handshake(request: &mut Verified<'_>) -> Result<bool, StoreError> {
+    let scheme = &request.route().scheme;
+    if scheme.handshake_mode() != HandshakeMode::Forward
+        || request.body_bytes() > HANDSHAKE_BODY_MAX
+        || !scheme.may_be_verified_handshake(request.head())
+    {
+        return Ok(false);
+    }
+    let body = request.whole_body().await?;
+    let handshake = scheme.verified_handshake(request.head(), body.as_ref());
+    Ok(handshake.is_some())
+}
+
+/// What tells a delivery from all others of its route: the delivery id, or what the check saw.
+async fn identity(request: &mut Verified<'_>) -> Result<Vec<u8>, Rejection> {
+    let route = request.route();
+    if let Some(id) = delivery_id(request, &route.scheme).await? {
+        return Ok([&b"i"[..], &id].concat());
+    }
+    if let Some(fingerprint) = request.fingerprint() {
+        return Ok(fingerprint.to_bytes());
+    }
+    // The scheme has nothing else, and this delivery does not bear it.
+    let place = route.scheme.id_place().cloned().unwrap_or(Place::Body);
+    Err(Rejection::NotVerified {
+        fault: SignatureFault::Claim(ClaimError::PartMissing(place)),
+        status: route.reject_status,
+    })
+}
+
+async fn delivery_id(
+    request: &mut Verified<'_>,
+    scheme: &Scheme,
+) -> Result<Option<Vec<u8>>, Rejection> {
+    if !scheme.is_told_by_id() {
+        return Ok(None);
+    }
+    let id_in = |head: RequestHead<'_>, body: &[u8]| scheme.delivery_id(&Request { head, body });
+    if !scheme.id_in_body() {
+        return Ok(id_in(request.head(), &[]));
+    }
+    // A longer one is not looked into, here as elsewhere.
+    if request.body_bytes() > WHOLE_BODY_MAX {
+        return Ok(None);
+    }
+    let body = request.whole_body().await.map_err(Rejection::Store)?;
+    Ok(id_in(request.head(), body.as_ref()))
+}
+
+impl Held {
+    /// Runs a delivery to its end and settles the lease: its success is remembered, anything else is forgotten.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing but who hears of the end: the delivery goes on by itself, and is settled.
+    pub async fn settle_after<B: Send + 'static>(
+        self,
+        delivery: impl Future<Output = Result<Response<B>, Rejection>> + Send + 'static,
+    ) -> Result<Response<B>, Rejection> {
+        let tracker = self.guard.left.clone();
+        let work = async move {
+            let outcome = delivery.await;
+            let settlement = self.settlement(&outcome);
+            self.settle(settlement).await;
+            outcome
+        };
+        SeenThrough {
+            work: Some(Box::pin(work)),
+            tracker,
+        }
+        .await
+    }
+
+    fn settlement<B>(&self, outcome: &Result<Response<B>, Rejection>) -> Settlement {
+        match outcome {
+            Ok(response) if response.status().is_success() => Settlement::Succeeded {
+                status: response.status().as_u16(),
+                window: self.settings.window,
+            },
+            Ok(_) | Err(_) => Settlement::Failed,
+        }
+    }
+
+    async fn settle(&self, settlement: Settlement) {
+        let store = &self.guard.store;
+        // The delivery is over, so its sender hears how it ended, whatever becomes of the lease. The store tells of its faults itself.
+        let _ = store
+            .settle(self.id, self.token, settlement, Instant::now())
+            .await;
+    }
+}
+
+/// Work that goes on in a task of its own if nobody waits for it any more.
+struct SeenThrough<T: Send + 'static> {
+    work: Option<Pin<Box<dyn Future<Output = T> + Send>>>,
+    tracker: TaskTracker,
+}
+
+impl<T: Send + 'static> Future for SeenThrough<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let Some(work) = &mut self.work else {
+            return Poll::Pending;
+        };
+        let output = ready!(work.as_mut().poll(cx));
+        self.work = None;
+        Poll::Ready(output)
+    }
+}
+
+impl<T: Send + 'static> Drop for SeenThrough<T> {
+    fn drop(&mut self) {
+        if let (Some(work), Ok(runtime)) = (self.work.take(), Handle::try_current()) {
+            drop(self.tracker.spawn_on(
+                async {
+                    work.await;
+                },
+                &runtime,
+            ));
+        }
+    }
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Held")
     }
 }
 
@@ -40,6 +388,11 @@ impl<'s> Admitted<'s> {
     /// The request.
     pub fn request(&self) -> &Verified<'s> {
         &self.request
+    }
+
+    /// Whether it passes although its guard could not be asked.
+    pub fn is_unguarded(&self) -> bool {
+        matches!(self.lease, Lease::Unguarded)
     }
 
     /// Takes it apart: the request to send, the lease to settle.

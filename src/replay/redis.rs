@@ -36,13 +36,15 @@ use tokio::{
     task::AbortHandle,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tracing::{info, warn};
+use tokio_util::task::TaskTracker;
+use tracing::{error, info};
 
 use super::store::{Admission, Id, Settlement, Token};
 use crate::{
-    config::{RedisConfig, RedisServers},
+    config::{OnStoreFailure, RedisConfig, RedisServers},
+    reject::Chain,
     secret::Secret,
-    telemetry::StoreHealth,
+    telemetry::ReplayMetrics,
 };
 
 /// For one attempt to connect: name, TCP, TLS, login and a first answer.
@@ -107,25 +109,23 @@ return redis.call('DEL', KEYS[1])
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Fault {
     /// It may have done what it was asked.
-    #[error("the replay store gave no answer within {} ms", .0.as_millis())]
+    #[error("no answer within {} ms", .0.as_millis())]
     Timeout(Duration),
     /// It was not asked: there is no connection, for this reason, and a task is trying to get one.
-    #[error("the replay store cannot be asked at the moment")]
+    #[error("it is not asked until it can be reached again")]
     Unreachable(#[source] Option<Box<Fault>>),
     /// The connection could not be made, or broke.
-    #[error("the connection to the replay store failed")]
+    #[error("the connection failed")]
     Connection(#[source] RedisError),
     /// User or password are wrong, or one is wanted.
-    #[error(
-        "the replay store refused user and password; see `user` and `password` under `[replay]`"
-    )]
+    #[error("the login was refused; see `user` and `password` under `[replay]`")]
     Login(#[source] RedisError),
     /// It answered with an error: out of memory, a command that the user may not use.
-    #[error("the replay store refused")]
+    #[error("it refused")]
     Refused(#[source] RedisError),
     /// The key holds what no gateway wrote.
     #[error(
-        "the replay store holds something else under a key of ours; give the gateways a `prefix` of their own"
+        "it holds something else under a key of ours; give the gateways a `prefix` of their own"
     )]
     Foreign,
     /// No randomness for a token.
@@ -180,8 +180,12 @@ struct Shared {
     /// Questions in a row that got no answer.
     unanswered: AtomicU32,
     /// Places for what waits for the store to come back.
-    waiting: Semaphore,
-    health: StoreHealth,
+    waiting: Arc<Semaphore>,
+    /// Successes that wait for it.
+    later: TaskTracker,
+    /// What a fault means for deliveries, for the log.
+    consequence: &'static str,
+    metrics: ReplayMetrics,
 }
 
 /// The way to the store.
@@ -219,8 +223,16 @@ impl Store {
     pub fn new(
         config: &RedisConfig,
         password: Option<&Secret>,
-        health: StoreHealth,
+        on_failure: OnStoreFailure,
+        metrics: ReplayMetrics,
     ) -> anyhow::Result<Self> {
+        let consequence = match on_failure {
+            OnStoreFailure::Reject => "deliveries to guarded routes get 503",
+            OnStoreFailure::Admit => "deliveries to guarded routes pass unguarded",
+        };
+        let later = TaskTracker::new();
+        // It can be waited for at any time; what comes later is tracked all the same.
+        later.close();
         Ok(Self {
             shared: Arc::new(Shared {
                 endpoint: Endpoint::new(config, password)?,
@@ -231,8 +243,10 @@ impl Store {
                 fail: Script::new(FAIL),
                 link: watch::Sender::new(Link::Opening),
                 unanswered: AtomicU32::new(0),
-                waiting: Semaphore::new(WAITING_MAX),
-                health,
+                waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+                later,
+                consequence,
+                metrics,
             }),
             tender: OnceLock::new(),
         })
@@ -286,30 +300,28 @@ impl Store {
 
     /// See [`super::Store::settle`].
     ///
-    /// Tried again for a while if no answer comes, behind the back of whoever called. What the process still has to settle when it ends
-    /// is lost: such leases lapse, and a retry passes.
+    /// Tried again for a while if no answer comes, behind the back of whoever called: see [`Self::settled`].
     ///
     /// # Errors
     /// The fault of the first attempt.
-    ///
-    /// # Cancel safety
-    /// Once polled it goes on if it is dropped.
     pub async fn settle(&self, id: Id, token: Token, settlement: Settlement) -> Result<(), Fault> {
         self.connect();
         let outcome = match settlement {
             Settlement::Succeeded { status, window } => Some((status, window)),
             Settlement::Failed => None,
         };
-        let shared = self.shared.clone();
-        let settling = tokio::spawn(async move {
-            let settled = shared.settle(id, token, outcome).await;
-            if let Err(Fault::Timeout(_) | Fault::Connection(_) | Fault::Unreachable(_)) = settled {
-                shared.settle_later(id, token, outcome, SETTLE_TIME_MAX);
-            }
-            settled
-        });
-        // It ends early only with the runtime.
-        settling.await.unwrap_or(Err(Fault::Unreachable(None)))
+        let settled = self.shared.settle(id, token, outcome).await;
+        if let Err(Fault::Timeout(_) | Fault::Connection(_) | Fault::Unreachable(_)) = settled {
+            let shared = self.shared.clone();
+            shared.settle_later(id, token, outcome, SETTLE_TIME_MAX);
+        }
+        settled
+    }
+
+    /// Waits until nothing is left to be tried again. What the process still has to settle when it ends is lost: such leases lapse, and
+    /// a retry passes.
+    pub async fn settled(&self) {
+        self.shared.later.wait().await;
     }
 }
 
@@ -349,10 +361,12 @@ impl Shared {
         outcome: Option<(u16, Duration)>,
         patience: Duration,
     ) {
-        drop(tokio::spawn(async move {
-            let Ok(_place) = self.waiting.try_acquire() else {
-                return;
-            };
+        let Ok(place) = self.waiting.clone().try_acquire_owned() else {
+            return;
+        };
+        let later = self.later.clone();
+        let settling = async move {
+            let _place = place;
             let end = Instant::now() + patience;
             let mut link = self.link.subscribe();
             while Instant::now() < end {
@@ -365,7 +379,12 @@ impl Shared {
                     Err(_) => sleep(jittered(PAUSE_MIN)).await,
                 }
             }
-        }));
+        };
+        // A reservation that nobody uses is no reason for a stopping process to wait.
+        match outcome {
+            Some(_) => drop(later.spawn(settling)),
+            None => drop(tokio::spawn(settling)),
+        }
     }
 
     /// Asks the store, once. On a connection that breaks meanwhile it asks again on the next one, if there is one in time: every script
@@ -446,13 +465,17 @@ impl Shared {
             same
         });
         if changed {
-            self.health.set_up(false);
-            warn!(error = %crate::reject::Chain(fault), "replay store lost");
+            self.metrics.set_up(false);
+            self.tell(fault, "the replay store is lost");
         }
     }
 
+    fn tell(&self, fault: &Fault, message: &'static str) {
+        error!(error = %Chain(fault), "{message}: {}", self.consequence);
+    }
+
     fn fault(&self, fault: Fault) -> Fault {
-        self.health.count(fault.kind());
+        self.metrics.failed(fault.kind());
         fault
     }
 
@@ -473,8 +496,8 @@ async fn tend(shared: Arc<Shared>) {
                 let mut link = shared.link.subscribe();
                 let probe = connection.clone();
                 shared.link.send_replace(Link::Open { number, connection });
-                shared.health.set_up(true);
-                info!("replay store connected");
+                shared.metrics.set_up(true);
+                info!("the replay store answers");
                 told = "";
                 let opened = Instant::now();
                 loop {
@@ -503,7 +526,7 @@ async fn tend(shared: Arc<Shared>) {
         // One line per state, and another if the cause becomes another.
         if told != fault.kind() {
             told = fault.kind();
-            warn!(error = %crate::reject::Chain(&fault), "replay store not reached");
+            shared.tell(&fault, "the replay store is not reached");
         }
         sleep(jittered(pause)).await;
         pause = (pause * 2).min(PAUSE_MAX);

@@ -169,6 +169,15 @@ impl Store {
         }
     }
 
+    /// Waits until nothing is left to be settled that was tried in vain.
+    pub async fn settled(&self) {
+        match self {
+            Self::Memory(_) => {}
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.settled().await,
+        }
+    }
+
     /// Begins to connect, where there is something to connect to. Call it within the runtime.
     pub fn connect(&self) {
         match self {

@@ -1,13 +1,9 @@
 //! What tells one delivery from another, for the replay guard: fixed for each scheme, so that a replay cannot choose another.
 
-use std::borrow::Cow;
-
 use super::{
     Scheme,
     check::{Check, Request, State},
-    claim::Claim,
-    claim::{ClaimError, Presented},
-    context::Context,
+    claim::{Claim, Presented},
     locate::{ListPlan, SignaturePlan, Site},
     mac::{DigestAlgorithm, Hasher, Tag},
     plan::{Plan, Shape},
@@ -112,17 +108,7 @@ impl Scheme {
     /// What tells a delivery apart whose check needed the whole body. Ask only for verified requests.
     pub fn fingerprint(&self, request: &Request<'_>) -> Option<Fingerprint> {
         let plan = self.plan_for(&request.head).filter(|_| self.guarded)?;
-        let mut hash = Hasher::plain(DigestAlgorithm::Sha256);
-        let basis = plan.basis()?;
-        match basis {
-            Basis::Body => hash.update(request.body),
-            Basis::Tag | Basis::Content => {
-                let feed = |part: &[u8]| hash.update(part);
-                // It verified, so its parts are there.
-                plan.signed_content(request, feed).ok()?;
-            }
-        }
-        Some(Fingerprint::new(basis, hash.tag()))
+        plan.fingerprint(plan.basis()?, request)
     }
 }
 
@@ -152,19 +138,42 @@ impl Watch {
 }
 
 impl Plan {
-    /// Whether the delivery id tells deliveries apart.
+    /// Whether the delivery id tells deliveries apart: nobody can write it in another way that verifies.
     fn signs_id(&self) -> bool {
         let Some(place) = self.id.as_ref().filter(|_| self.id_covered) else {
             return false;
         };
-        let mut tokens = self.contents.iter().flat_map(|content| content.tokens());
+        let itself = Source::Place(place.clone());
+        let fixes_id = |token: &Token| match &token.source {
+            Source::Id => true,
+            source if *source == itself => true,
+            Source::Place(Place::Body) => matches!(place, Place::Json(_) | Place::Form(_)),
+            // Fields are decoded: their order and their escapes make no other id.
+            Source::Form => matches!(place, Place::Form(_)),
+            Source::Url | Source::Target | Source::Query => matches!(place, Place::Query(_)),
+            Source::Place(_)
+            | Source::Timestamp
+            | Source::Method
+            | Source::Path
+            | Source::Secret
+            | Source::Protected
+            | Source::Canonical(_)
+            | Source::Text(_) => false,
+        };
+        let is_fixed = |token: &Token| {
+            fixes_id(token) && (token.source == Source::Form || !token.filters.iter().any(is_lossy))
+        };
         match place {
             Place::Claim(_) | Place::Protected(_) => true,
-            // A field is decoded, so its order and its escapes change nothing.
-            Place::Form(_) => !tokens.any(|token| is_lossy(token) && token.source != Source::Form),
-            Place::Header(_) | Place::Query(_) | Place::Json(_) | Place::Item(_) | Place::Body => {
-                !tokens.any(is_lossy)
-            }
+            Place::Header(_)
+            | Place::Query(_)
+            | Place::Form(_)
+            | Place::Json(_)
+            | Place::Item(_)
+            | Place::Body => self
+                .contents
+                .iter()
+                .all(|content| content.tokens().any(is_fixed)),
         }
     }
 
@@ -173,91 +182,90 @@ impl Plan {
         if !self.covers_body || self.shape == Shape::Token || self.signature.is_in_items() {
             return None;
         }
+        if self.shape == Shape::Tag && self.signature.is_single() {
+            return Some(Basis::Tag);
+        }
         if self.contents.len() < 2 {
-            let is_tag = self.shape == Shape::Tag && self.streams.is_some();
-            return Some(match is_tag && self.signature.is_single() {
-                true => Basis::Tag,
-                false => Basis::Content,
-            });
+            return Some(Basis::Content);
         }
         let body = Source::Place(Place::Body);
         let is_body = |token: &Token| token.source == body && token.filters.is_empty();
-        let holds_body = |content: &super::template::Template| content.tokens().any(is_body);
-        self.contents.iter().all(holds_body).then_some(Basis::Body)
+        let all_hold_it = self
+            .contents
+            .iter()
+            .all(|content| content.tokens().any(is_body));
+        all_hold_it.then_some(Basis::Body)
     }
 
-    /// What is signed, piece by piece.
-    fn signed_content(
-        &self,
-        request: &Request<'_>,
-        mut feed: impl FnMut(&[u8]),
-    ) -> Result<(), ClaimError> {
+    /// What tells a request apart that has verified; `None` if a part is missing, which is then a mistake of ours.
+    fn fingerprint(&self, basis: Basis, request: &Request<'_>) -> Option<Fingerprint> {
+        let unpacked;
         let mut context = self.context(request.head);
         context.body = Some(request.body);
-        let document = match self.needs_document {
-            true => self.document_of(request)?,
-            false => Cow::Borrowed(&[][..]),
-        };
-        context.document = std::str::from_utf8(&document)
-            .ok()
-            .filter(|_| self.needs_document);
-        let values = self.signature.values(&context)?;
-        let (candidates, items) = self.signature.split(&values, &context)?;
-        context.items = Some(&items);
-        let token = match (self.shape, candidates.first()) {
-            (Shape::Jwt | Shape::Jws, Some(candidate)) => Some(self.jwt(candidate.text)?),
-            _ => None,
-        };
-        context.jwt = token.as_ref();
-        self.feed_content(&context, &mut feed)
-    }
-
-    fn feed_content(
-        &self,
-        context: &Context<'_>,
-        feed: &mut impl FnMut(&[u8]),
-    ) -> Result<(), ClaimError> {
-        match (self.contents.first(), context.jwt) {
-            (Some(template), _) => {
-                let parts = context.fill(template, Some(NO_KEY))?;
-                parts.iter().for_each(|part| feed(part));
-            }
-            (None, Some(token)) => feed(&token.signed()),
-            (None, None) => {}
+        if self.needs_document {
+            unpacked = self.document_of(request).ok()?;
+            context.document = std::str::from_utf8(&unpacked).ok();
         }
-        Ok(())
+        let values = self.signature.values(&context).ok()?;
+        let (candidates, items) = self.signature.split(&values, &context).ok()?;
+        context.items = Some(&items);
+        let mut hash = Hasher::plain(DigestAlgorithm::Sha256);
+        match (basis, &*candidates) {
+            (Basis::Tag, [only]) => {
+                let tag = self.tag(only.text, only.algorithm).ok()?;
+                return Some(Fingerprint::new(basis, tag));
+            }
+            (Basis::Tag, _) => return None,
+            (Basis::Body, _) => hash.update(request.body),
+            (Basis::Content, _) => {
+                let token = match (self.shape, &*candidates) {
+                    (Shape::Jwt | Shape::Jws, [only]) => Some(self.jwt(only.text).ok()?),
+                    _ => None,
+                };
+                context.jwt = token.as_ref();
+                match (self.contents.first(), &token) {
+                    (Some(template), _) => {
+                        for part in context.fill(template, Some(NO_KEY)).ok()? {
+                            hash.update(&part);
+                        }
+                    }
+                    (None, Some(token)) => hash.update(&token.signed()),
+                    (None, None) => return None,
+                }
+            }
+        }
+        Some(Fingerprint::new(basis, hash.tag()))
     }
 }
 
-/// Whether the value of the token can be written in several ways that are signed as the same.
-fn is_lossy(token: &Token) -> bool {
-    matches!(token.source, Source::Canonical(_))
-        || token.filters.iter().any(|filter| match filter {
-            Filter::Lower
-            | Filter::Crc32
-            | Filter::Jcs
-            | Filter::Gunzip
-            | Filter::Sorted
-            | Filter::WithoutQuery
-            | Filter::DefaultPort
-            | Filter::Unescaped => true,
-            Filter::Sha1
-            | Filter::Sha256
-            | Filter::Sha512
-            | Filter::Hex
-            | Filter::Base64
-            | Filter::Base64Url
-            | Filter::Base64UrlNoPad
-            | Filter::JsonString
-            | Filter::Hmac(_) => false,
-        })
+/// Whether several values become the same by the filter.
+fn is_lossy(filter: &Filter) -> bool {
+    match filter {
+        Filter::Lower
+        | Filter::Crc32
+        | Filter::Jcs
+        | Filter::Gunzip
+        | Filter::Sorted
+        | Filter::WithoutQuery
+        | Filter::DefaultPort
+        | Filter::Unescaped => true,
+        Filter::Sha1
+        | Filter::Sha256
+        | Filter::Sha512
+        | Filter::Hex
+        | Filter::Base64
+        | Filter::Base64Url
+        | Filter::Base64UrlNoPad
+        | Filter::JsonString
+        | Filter::Hmac(_) => false,
+    }
 }
 
 impl SignaturePlan {
     /// Whether a delivery bears one tag, in one place.
     fn is_single(&self) -> bool {
         let one_in_list = |list: &ListPlan| !list.several && list.groups.is_none();
-        matches!(self.site, Site::Header(_))
+        !matches!(self.site, Site::Numbered(_))
             && self.aliases.is_empty()
             && !self.repeated
             && self.prefixes.iter().all(|prefix| prefix.algorithm == 0)
@@ -280,5 +288,225 @@ impl Check {
             verdict @ super::Verdict::Match(_) => (verdict, seen),
             verdict @ (super::Verdict::Mismatch | super::Verdict::Unsigned) => (verdict, None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+    use super::*;
+    use crate::{
+        clock::UnixTime,
+        scheme::{RequestHead, SchemeSpec, Verdict, catalogue},
+        secret::Secret,
+    };
+
+    const NOW: UnixTime = UnixTime::from_secs(1_795_435_200);
+
+    fn scheme(text: &str) -> Scheme {
+        let spec: SchemeSpec = toml::from_str(text).unwrap();
+        Scheme::compile("custom", &spec, &BTreeMap::new()).unwrap()
+    }
+
+    fn guarded(text: &str) -> Scheme {
+        let mut scheme = scheme(text);
+        scheme.guard().unwrap();
+        scheme
+    }
+
+    /// The fingerprint of a request that verifies with the key `secret`, and its basis.
+    fn seen(scheme: &Scheme, headers: &[(&str, &str)], body: &str) -> Option<(Basis, Vec<u8>)> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            let name: HeaderName = name.parse().unwrap();
+            map.append(name, HeaderValue::from_str(value).unwrap());
+        }
+        let head = RequestHead {
+            method: &Method::POST,
+            target: "/",
+            headers: &map,
+            url: None,
+        };
+        let key = |text: &[u8]| scheme.key(&Secret::new(text.to_vec()).unwrap()).unwrap();
+        let claim = scheme.claim(&head, NOW).unwrap();
+        let mut check = scheme.start(claim, [&key(b"secret"), &key(b"other")]);
+        let (verdict, fingerprint) = if check.needs_body() {
+            let request = Request {
+                head,
+                body: body.as_bytes(),
+            };
+            let (verdict, _) = check.finish_whole(&request).unwrap();
+            (verdict, scheme.fingerprint(&request))
+        } else {
+            for piece in body.as_bytes().chunks(3) {
+                check.update(piece);
+            }
+            check.finish_told_apart()
+        };
+        assert!(matches!(verdict, Verdict::Match(_)), "{body}");
+        fingerprint.map(|fingerprint| (fingerprint.basis, fingerprint.to_bytes()))
+    }
+
+    // printf x | openssl dgst -sha256 -hmac secret
+    const X_BY_SECRET: &str = "117eca332f7e13ccb8e4574e4f33daa212a9231353670c2b8b4797df0bb77afa";
+    const X_BY_OTHER: &str = "0d2e7a3a585678c4b1a81ffcfa7cfc9d33ec7fbc75bd258aac19f5f87bdef8b6";
+    const Y_BY_SECRET: &str = "10e0635c6636ad54f738f3b57962258c75b7377d37e67dba0ec422af668340cb";
+
+    #[test]
+    fn a_single_tag_tells_by_itself() {
+        let scheme = guarded(
+            r#"
+            algorithm = "hmac-sha256"
+            signature = { header = "x-signature", encoding = "hex" }
+            "#,
+        );
+        let x = seen(&scheme, &[("x-signature", X_BY_SECRET)], "x").unwrap();
+        assert_eq!(x.0, Basis::Tag);
+        let upper = X_BY_SECRET.to_ascii_uppercase();
+        assert_eq!(
+            seen(&scheme, &[("x-signature", &upper)], "x"),
+            Some(x.clone())
+        );
+        let y = seen(&scheme, &[("x-signature", Y_BY_SECRET)], "y").unwrap();
+        assert_ne!(x, y);
+    }
+
+    #[test]
+    fn an_unguarded_scheme_keeps_nothing_in_view() {
+        let scheme = scheme(
+            r#"
+            algorithm = "hmac-sha256"
+            signature = { header = "x-signature", encoding = "hex" }
+            "#,
+        );
+        assert_eq!(seen(&scheme, &[("x-signature", X_BY_SECRET)], "x"), None);
+    }
+
+    #[test]
+    fn of_several_tags_each_tells_the_same() {
+        for content in ["{body}", "{header:x-nothing?}{body}"] {
+            let scheme = guarded(&format!(
+                r#"
+                algorithm = "hmac-sha256"
+                content = "{content}"
+                signature = {{ header = "x-signature", encoding = "hex", list = {{ separator = ",", assign = "=", tag = "v1", several = true }} }}
+                "#
+            ));
+            let told = |tags: &str, body| seen(&scheme, &[("x-signature", tags)], body).unwrap();
+            let both = told(&format!("v1={X_BY_SECRET},v1={X_BY_OTHER}"), "x");
+            assert_eq!(both.0, Basis::Content);
+            assert_eq!(told(&format!("v1={X_BY_SECRET}"), "x"), both);
+            assert_eq!(told(&format!("v1={X_BY_OTHER}"), "x"), both);
+            assert_ne!(told(&format!("v1={Y_BY_SECRET}"), "y"), both);
+        }
+    }
+
+    #[test]
+    fn of_several_contents_the_body_tells() {
+        let scheme = guarded(
+            r#"
+            algorithm = "hmac-sha256"
+            content = ["{body}", "{header:x-time}.{body}"]
+            signature = { header = "x-signature", encoding = "hex", repeated = true }
+            "#,
+        );
+        let told = |tag: &str, time: &str, body| {
+            seen(&scheme, &[("x-signature", tag), ("x-time", time)], body).unwrap()
+        };
+        let first = told(X_BY_SECRET, "1", "x");
+        assert_eq!(first.0, Basis::Body);
+        // Nobody signed this time.
+        assert_eq!(told(X_BY_SECRET, "2", "x"), first);
+        assert_ne!(told(Y_BY_SECRET, "1", "y"), first);
+    }
+
+    #[test]
+    fn an_id_that_can_be_written_in_another_way_does_not_tell() {
+        let by_id = |content: &str, id: &str| {
+            let mut scheme = scheme(&format!(
+                r#"
+                algorithm = "hmac-sha256"
+                content = "{content}"
+                id = {id}
+                signature = {{ header = "x-signature", encoding = "hex" }}
+                "#
+            ));
+            assert_eq!(scheme.covers_id(), Some(true), "{content}");
+            scheme.guard().unwrap();
+            scheme.is_told_by_id()
+        };
+        let header = r#"{ header = "x-id" }"#;
+        assert!(by_id("{id}.{body}", header));
+        assert!(by_id("{id|sha256|hex}.{body}", header));
+        assert!(!by_id("{id|lower}.{body}", header));
+        let json = r#"{ json = "/id" }"#;
+        assert!(by_id("{body}", json));
+        assert!(by_id("{body|sha256|hex}", json));
+        // `1` and `1.0` are signed as the same.
+        assert!(!by_id("{body|jcs}", json));
+    }
+
+    /// The catalogue's schemes, compiled with something for each parameter.
+    fn all() -> Vec<(String, Scheme)> {
+        let compiled = |name: String| {
+            let mut params = BTreeMap::new();
+            loop {
+                match catalogue::compile(&name, &params) {
+                    Ok(scheme) => return (name, scheme),
+                    Err(faults) => {
+                        let before = params.len();
+                        for fault in faults.unwrap() {
+                            let missing = fault.message.split('`').nth(1).unwrap().to_owned();
+                            params.insert(missing, "x-value".to_owned());
+                        }
+                        assert!(params.len() > before, "{name}");
+                    }
+                }
+            }
+        };
+        let names = catalogue::names().into_iter();
+        names
+            .filter(|name| name != Scheme::NONE)
+            .map(compiled)
+            .collect()
+    }
+
+    #[test]
+    fn all_schemes_of_the_catalogue_but_these_can_be_guarded() {
+        let mut refused = BTreeSet::new();
+        let mut guarded = 0;
+        for (name, mut scheme) in all() {
+            match (scheme.guard(), scheme.is_token()) {
+                (Err(_), true) => {}
+                (Ok(()), false) => guarded += 1,
+                (Err(_), false) => {
+                    assert!(!scheme.covers_body(), "{name}");
+                    refused.insert(name);
+                }
+                (Ok(()), true) => panic!("{name} sends the secret"),
+            }
+        }
+        assert!(guarded > 200, "{guarded}");
+        let refused: Vec<_> = refused.iter().map(String::as_str).collect();
+        assert_eq!(
+            refused,
+            [
+                "adyen",
+                "azure-event-grid:entra-jwt",
+                "braintree",
+                "dropbox-sign",
+                "gitea:form",
+                "google-pubsub",
+                "microsoft-graph:validation-tokens",
+                "midtrans",
+                "monday",
+                "transloadit",
+                "travis-ci",
+                "zoho-desk",
+            ]
+        );
     }
 }

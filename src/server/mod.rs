@@ -94,6 +94,7 @@ impl Server {
     /// Serves until [`Self::stopping`] is cancelled, then drains: accepts nothing more, finishes what was accepted.
     /// `hurry` ends the draining at once.
     pub async fn run(self, hurry: CancellationToken) -> Ended {
+        self.service.gateway.snapshot.replay.connect();
         let connections = TaskTracker::new();
         let places = Arc::new(Semaphore::new(self.connections));
         let accepting = TaskTracker::new();
@@ -124,7 +125,11 @@ impl Server {
         connections.close();
         tracing::info!(connections = connections.len(), "draining");
         let ended = tokio::select! {
-            drained = timeout(self.drain, connections.wait()) => if drained.is_ok() { Ended::Drained } else { Ended::CutShort },
+            drained = timeout(self.drain, async {
+                connections.wait().await;
+                // What senders no longer wait for, but a later retry depends on.
+                self.service.gateway.snapshot.replay.settled().await;
+            }) => if drained.is_ok() { Ended::Drained } else { Ended::CutShort },
             () = hurry.cancelled() => Ended::CutShort,
         };
         if let Some(admin) = admin {

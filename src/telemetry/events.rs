@@ -28,6 +28,8 @@ const REFUSED_LINES_PER_SECOND: u32 = 100;
 pub enum Outcome {
     /// The upstream's answer went back.
     Forwarded,
+    /// It was a duplicate of a delivery that succeeded, and went no further.
+    Replayed,
     /// It was a handshake, which the gateway answered.
     Handshake,
     /// Its signature did not hold.
@@ -49,6 +51,7 @@ impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Forwarded => "forwarded",
+            Self::Replayed => "replayed",
             Self::Handshake => "handshake",
             Self::NotVerified => "not_verified",
             Self::Rejected => "rejected",
@@ -95,6 +98,8 @@ pub struct RequestEvent {
     pub body_bytes: u64,
     /// The body was partly on disk.
     pub spilled: bool,
+    /// It went to the upstream although its guard's store failed, as the operator wrote.
+    pub unguarded: bool,
     /// From the head until the body was whole.
     pub receive: Option<Duration>,
     /// From sending until the upstream's response head.
@@ -124,6 +129,8 @@ struct Line<'a> {
     body_bytes: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     spilled: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    unguarded: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -221,6 +228,7 @@ impl RequestLog {
             status: event.status,
             body_bytes: event.body_bytes,
             spilled: event.spilled,
+            unguarded: event.unguarded,
             peer: event.peer,
             receive_ms: event.receive.map(millis),
             upstream_ms: event.upstream.map(millis),

@@ -3,7 +3,6 @@
 mod events;
 mod log;
 mod names;
-mod store_health;
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -19,7 +18,6 @@ use prometheus_client::{
 pub use self::{
     events::{Outcome, RequestEvent, RequestLog},
     log::LogSink,
-    store_health::StoreHealth,
 };
 use crate::{
     body::BodyStore,
@@ -61,6 +59,11 @@ struct KeyFetchLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabel {
     route: String,
 }
@@ -99,7 +102,7 @@ pub struct Metrics {
     key_last_used: Family<KeyLabels, Gauge>,
     route_keys: Family<RouteLabel, Gauge>,
     key_fetches: KeyFetches,
-    store_health: StoreHealth,
+    replay: ReplayMetrics,
     buffered: Gauge<u64, AtomicU64>,
     spooled: Gauge<u64, AtomicU64>,
     spooled_bodies: Gauge<u64, AtomicU64>,
@@ -145,6 +148,34 @@ impl KeyFetches {
     }
 }
 
+/// What is told of the replay store. Clones tell together.
+#[derive(Clone, Default)]
+pub struct ReplayMetrics {
+    entries: Gauge,
+    evictions: Counter,
+    up: Gauge,
+    errors: Family<KindLabel, Counter>,
+}
+
+impl ReplayMetrics {
+    /// What it holds, and how many it gave up so far for lack of room.
+    pub fn holds(&self, entries: u64, evicted: u64) {
+        self.entries.set(entries.try_into().unwrap_or(i64::MAX));
+        self.evictions
+            .inc_by(evicted.saturating_sub(self.evictions.get()));
+    }
+
+    /// Whether it can be asked.
+    pub fn set_up(&self, up: bool) {
+        self.up.set(up.into());
+    }
+
+    /// Counts a fault: a word of a closed set.
+    pub fn failed(&self, kind: &'static str) {
+        self.errors.get_or_create(&KindLabel { kind }).inc();
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
@@ -161,7 +192,7 @@ impl Default for Metrics {
             key_last_used: Family::default(),
             route_keys: Family::default(),
             key_fetches: KeyFetches::default(),
-            store_health: StoreHealth::default(),
+            replay: ReplayMetrics::default(),
             buffered: Gauge::default(),
             spooled: Gauge::default(),
             spooled_bodies: Gauge::default(),
@@ -193,7 +224,14 @@ impl Default for Metrics {
         registry.register(name, help, metrics.route_keys.clone());
         let (name, help) = names::KEY_FETCHES;
         registry.register(name, help, metrics.key_fetches.0.clone());
-        metrics.store_health.register(registry);
+        let (name, help) = names::REPLAY_ENTRIES;
+        registry.register(name, help, metrics.replay.entries.clone());
+        let (name, help) = names::REPLAY_EVICTIONS;
+        registry.register(name, help, metrics.replay.evictions.clone());
+        let (name, help) = names::REPLAY_STORE_UP;
+        registry.register(name, help, metrics.replay.up.clone());
+        let (name, help) = names::REPLAY_STORE_ERRORS;
+        registry.register(name, help, metrics.replay.errors.clone());
         let (name, help) = names::INFLIGHT;
         registry.register(name, help, metrics.inflight.clone());
         let (name, help) = names::CONNECTIONS;
@@ -271,9 +309,9 @@ impl Metrics {
         self.key_fetches.clone()
     }
 
-    /// What counts faults of the replay guards' store.
-    pub fn store_health(&self) -> StoreHealth {
-        self.store_health.clone()
+    /// What tells of the replay store.
+    pub fn replay(&self) -> ReplayMetrics {
+        self.replay.clone()
     }
 
     /// The text that Prometheus reads.
@@ -319,6 +357,7 @@ impl Metrics {
                     Outcome::NotVerified
                     | Outcome::Rejected
                     | Outcome::Unavailable
+                    | Outcome::Replayed
                     | Outcome::UpstreamError
                     | Outcome::Aborted
                     | Outcome::Cut => "refused",

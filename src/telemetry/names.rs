@@ -62,6 +62,14 @@ pub(super) const KEY_FETCHES: Name = (
     "countersign_key_fetches",
     "Fetches of documents with the keys of senders, by the route that began them and how they ended",
 );
+pub(super) const REPLAY_ENTRIES: Name = (
+    "countersign_replay_entries",
+    "Deliveries in the replay store of this process: under way, or within their window",
+);
+pub(super) const REPLAY_EVICTIONS: Name = (
+    "countersign_replay_evictions",
+    "Deliveries that the replay store forgot before the end of their window, for lack of room",
+);
 pub(super) const REPLAY_STORE_UP: Name = (
     "countersign_replay_store_up",
     "Whether the store of the replay guards can be asked; 0: see `on_store_failure`. Always 1 in memory",

@@ -1,9 +1,11 @@
 // error: E0308
+use std::sync::Arc;
+
 use countersign::{
     receive::Unverified,
-    replay::{Admitted, admit},
+    replay::{self, Guard},
 };
 
-pub fn admit_unverified(request: Unverified<'_>) -> Admitted<'_> {
-    admit(request)
+pub async fn admit_unverified(request: Unverified<'_>, guard: &Arc<Guard>) {
+    let _ = replay::admit(request, guard).await;
 }

@@ -1,10 +1,12 @@
 // error: E0308
+use std::sync::Arc;
+
 use countersign::{forward, receive::Received, upstream::Upstream};
 
-pub async fn forward_received(
+pub fn forward_received(
     request: Received<'_>,
-    upstreams: &[Upstream],
+    upstreams: &[Arc<Upstream>],
     identity: &forward::Identity,
 ) {
-    let _ = forward::send(request, upstreams, identity).await;
+    let _ = forward::outbound(request, upstreams, identity);
 }

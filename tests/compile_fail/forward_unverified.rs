@@ -1,10 +1,12 @@
 // error: E0308
+use std::sync::Arc;
+
 use countersign::{forward, receive::Unverified, upstream::Upstream};
 
-pub async fn forward_unverified(
+pub fn forward_unverified(
     request: Unverified<'_>,
-    upstreams: &[Upstream],
+    upstreams: &[Arc<Upstream>],
     identity: &forward::Identity,
 ) {
-    let _ = forward::send(request, upstreams, identity).await;
+    let _ = forward::outbound(request, upstreams, identity);
 }

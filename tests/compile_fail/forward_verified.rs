@@ -1,10 +1,12 @@
 // error: E0308
+use std::sync::Arc;
+
 use countersign::{forward, upstream::Upstream, verify::Verified};
 
-pub async fn forward_verified(
+pub fn forward_verified(
     request: Verified<'_>,
-    upstreams: &[Upstream],
+    upstreams: &[Arc<Upstream>],
     identity: &forward::Identity,
 ) {
-    let _ = forward::send(request, upstreams, identity).await;
+    let _ = forward::outbound(request, upstreams, identity);
 }

@@ -10,6 +10,8 @@ mod conformance;
 mod drain;
 mod fetch;
 mod figures;
+#[cfg(feature = "redis")]
+mod fleet;
 mod forwards_bytes_unchanged;
 mod handshakes;
 mod hardening;
@@ -21,6 +23,7 @@ mod public_url;
 mod receivers;
 #[cfg(feature = "redis")]
 mod redis_store;
+mod replay;
 mod schemes;
 mod support;
 mod tls;
