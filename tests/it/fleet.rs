@@ -91,13 +91,18 @@ struct Event {
     accepted: u32,
     /// [`World::turns`] when the last arrived.
     arrived_at: u64,
+    /// The same when it accepted the last.
+    accepted_at: u64,
     /// Its success is known to be recorded.
     is_certain: bool,
+    /// What happened when, for whoever has to find out why something is wrong.
+    history: Vec<(Duration, String)>,
 }
 
 /// What all sides share.
 struct World {
     seed: u64,
+    began: Instant,
     events: Vec<Mutex<Event>>,
     gateways: Vec<Mutex<(u64, SocketAddr)>>,
     /// Goes up with every kill, and with every beginning and end of a fault of the store.
@@ -122,6 +127,10 @@ struct Progress {
 impl World {
     fn event(&self, number: usize) -> MutexGuard<'_, Event> {
         self.events[number].lock().unwrap()
+    }
+
+    fn note(&self, event: &mut Event, what: String) {
+        event.history.push((self.began.elapsed(), what));
     }
 
     fn dice(&self, of: u64) -> Dice {
@@ -160,13 +169,18 @@ impl World {
         let turns = self.turns.load(SeqCst);
         let arrival = {
             let mut event = self.event(number);
+            self.note(&mut event, format!("reached the upstream in turn {turns}"));
             if event.is_certain {
-                self.wrong(format!("event {number} came again after its success"));
-            }
-            if event.arrived_at == turns && (event.under_way > 0 || event.accepted > 0) {
                 self.wrong(format!(
-                    "event {number} came again although nothing had happened: {} under way, {} accepted",
-                    event.under_way, event.accepted
+                    "event {number} came again after its success: {:#?}",
+                    event.history
+                ));
+            }
+            let is_second = event.under_way > 0 && event.arrived_at == turns;
+            if is_second || event.accepted_at == turns {
+                self.wrong(format!(
+                    "event {number} came again although nothing had happened: {} under way, {} accepted, {:#?}",
+                    event.under_way, event.accepted, event.history
                 ));
             }
             event.arrivals += 1;
@@ -191,7 +205,9 @@ impl World {
             _ => {}
         }
         let mut event = self.event(number);
+        self.note(&mut event, "accepted".into());
         event.accepted += 1;
+        event.accepted_at = self.turns.load(SeqCst);
         if event.accepted > 1 {
             self.repeated.fetch_add(1, SeqCst);
         }
@@ -243,7 +259,12 @@ impl World {
         let end = Instant::now() + EVENT_TIME_MAX;
         loop {
             let store_turns = self.store_turns.load(SeqCst);
+            let asked = self.began.elapsed();
             let answer = self.request(number, &mut dice, &mut connections).await;
+            self.note(
+                &mut self.event(number),
+                format!("sender {sender} asked at {asked:?} and got {answer:?}"),
+            );
             match answer {
                 Some((200, is_duplicate)) => {
                     let was_well =
@@ -346,7 +367,7 @@ fn gateway(upstream: SocketAddr, line: &Line) -> Gateway {
             "/hooks",
             SECRET,
             &format!("http://{upstream}"),
-            "replay = \"1h\"\nconnect_timeout = \"1s\"\ntimeout = \"1500ms\"",
+            "replay = \"1h\"\nconnect_timeout = \"1s\"\ntimeout = \"3s\"",
         )
         .start()
 }
@@ -395,6 +416,7 @@ fn run(gateways: usize) {
     }
     let world = Arc::new(World {
         seed,
+        began: Instant::now(),
         events: (0..count).map(|_| Mutex::default()).collect(),
         gateways: fleet
             .iter()
@@ -410,7 +432,6 @@ fn run(gateways: usize) {
         requests_made: AtomicUsize::new(0),
         repeated: AtomicUsize::new(0),
     });
-    let began = Instant::now();
     let serving = runtime().spawn(upstream(world.clone(), listener));
     let living = runtime().spawn({
         let world = world.clone();
@@ -435,6 +456,7 @@ fn run(gateways: usize) {
     let step = (count / 14).clamp(1, 1500);
     let mut dice = world.dice(0xfa);
     let mut happened = [0; 5];
+    let mut faults = Vec::new();
     let order = [
         Fault::Kill,
         Fault::Pause,
@@ -451,7 +473,8 @@ fn run(gateways: usize) {
             break;
         }
         happened[fault as usize] += 1;
-        world.turns.fetch_add(1, SeqCst);
+        let turn = world.turns.fetch_add(1, SeqCst) + 1;
+        faults.push((world.began.elapsed(), turn, format!("{fault:?} begins")));
         if let Fault::Kill = fault {
             let place = dice.below(gateways as u64) as usize;
             // Dropping kills; the next one listens elsewhere.
@@ -459,7 +482,12 @@ fn run(gateways: usize) {
             let next = gateway(upstream_address, &line);
             *world.gateways[place].lock().unwrap() = (number as u64 + 1, address(&next));
             fleet.insert(place, next);
-            world.turns.fetch_add(1, SeqCst);
+            let turn = world.turns.fetch_add(1, SeqCst) + 1;
+            faults.push((
+                world.began.elapsed(),
+                turn,
+                format!("gateway {place} is new"),
+            ));
             continue;
         }
         world.store_turns.fetch_add(1, SeqCst);
@@ -488,11 +516,12 @@ fn run(gateways: usize) {
             gateway.wait_for_metric("countersign_replay_store_up", |up| up == 1);
         }
         world.store_turns.fetch_add(1, SeqCst);
-        world.turns.fetch_add(1, SeqCst);
+        let turn = world.turns.fetch_add(1, SeqCst) + 1;
+        faults.push((world.began.elapsed(), turn, "all is well".into()));
     }
     world.wait(|progress| progress.done == count);
-    let wrong = world.wrong.lock().unwrap().clone();
-    assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}");
+    let wrong = world.wrong.lock().unwrap().join("\n");
+    assert!(wrong.is_empty(), "seed {seed}: {wrong}\n{faults:#?}");
     runtime().block_on(living).unwrap();
 
     // Nobody is killed any more: each event is a duplicate everywhere, or becomes one.
@@ -505,8 +534,8 @@ fn run(gateways: usize) {
         }
     });
     serving.abort();
-    let wrong = world.wrong.lock().unwrap().clone();
-    assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}");
+    let wrong = world.wrong.lock().unwrap().join("\n");
+    assert!(wrong.is_empty(), "seed {seed}: {wrong}\n{faults:#?}");
     let [kills, pauses, restarts, cuts, resets] = happened;
     let sum = |of: fn(&Event) -> u32| -> u64 {
         let all = world.events.iter();
@@ -524,7 +553,7 @@ fn run(gateways: usize) {
         "{} requests in {:?}; {} reached the upstream, {} were accepted, {} of them once more after a fault; \
          {kills} kills, {pauses} pauses, {restarts} restarts, {cuts} cuts, {resets} resets; {} keys in Redis",
         world.requests_made.load(SeqCst),
-        began.elapsed(),
+        world.began.elapsed(),
         sum(|event| event.arrivals),
         sum(|event| event.accepted),
         world.repeated.load(SeqCst),
