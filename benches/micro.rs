@@ -14,6 +14,7 @@ use countersign::{
     config::{Flags, Source, load},
     forward::{Identity, outbound_headers},
     receive::{Head, Peer},
+    replay::{Admission, IdKey, MemoryStore, Settlement},
     route::Route,
     scheme::{RequestHead, Scheme, Verdict, catalogue},
     secret::Secret,
@@ -248,5 +249,45 @@ fn head(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, plan, head);
+/// A delivery that succeeds, start to end, in a store that is full, so that the oldest gives way each time: the id, `admit`, `settle`.
+fn replay(c: &mut Criterion) {
+    let key = IdKey::new(&[7; 32]);
+    for entries in [1_000_000, 10_000_000] {
+        let begin = tokio::time::Instant::now();
+        let store = MemoryStore::new(entries, begin);
+        let mut count = 0_u64;
+        let mut deliver = || {
+            count += 1;
+            let now = begin + Duration::from_micros(count);
+            let id = key.id("cases", black_box(&count.to_le_bytes()));
+            let Admission::Granted(token) = store.admit(id, Duration::from_secs(45), now) else {
+                return false;
+            };
+            let settlement = Settlement::Succeeded {
+                status: 200,
+                window: Duration::from_secs(86_400),
+            };
+            store.settle(id, token, settlement, now);
+            true
+        };
+        for _ in 0..entries + entries / 8 {
+            assert!(deliver(), "ids are new");
+        }
+        c.bench_function(&format!("replay/delivery/{entries}"), |b| {
+            b.iter(&mut deliver)
+        });
+        println!(
+            "replay: {} entries in {} bytes, {:.1} each",
+            store.entries(),
+            store.bytes(),
+            store.bytes() as f64 / store.entries() as f64
+        );
+    }
+    let identity = [7; 33];
+    c.bench_function("replay/id", |b| {
+        b.iter(|| key.id("cases", black_box(&identity)))
+    });
+}
+
+criterion_group!(benches, plan, head, replay);
 criterion_main!(benches);

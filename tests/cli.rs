@@ -820,9 +820,22 @@ fn check_tells_what_would_be_served() {
     );
     let run = run.says(&[
         "warning: route cases: scheme `carevalidate` signs no time: a captured delivery verifies",
-        "= help: the upstream has to recognise deliveries that it has seen",
+        "= help: add `replay = \"24h\"` to the route, so that a delivery is forwarded once",
     ]);
     assert_eq!(run.stderr.matches("warning").count(), 1, "{}", run.stderr);
+
+    desk.write(
+        "c.toml",
+        one_route("http://127.0.0.1:3000") + "replay = \"24h\"\n",
+    );
+    let run = desk
+        .run(&["check", "--strict", "-c", "c.toml"])
+        .ends_with(0);
+    assert!(
+        run.stdout.contains(", 1 secret, replay guard\n"),
+        "{}",
+        run.stdout
+    );
 
     desk.write(
         "c.toml",
@@ -1373,7 +1386,7 @@ fn send_says_why_there_is_no_answer() {
 // demo
 
 #[test]
-fn demo_shows_one_accepted_and_three_refused() {
+fn demo_shows_one_accepted_three_refused_and_a_duplicate() {
     let desk = Desk::new();
     let run = desk.run(&["demo", "--once"]).ends_with(0);
     let row = |title: &str| {
@@ -1397,6 +1410,11 @@ fn demo_shows_one_accepted_and_three_refused() {
             "{title}: {refused}"
         );
     }
+    let again = row("the genuine one again");
+    assert!(
+        again.starts_with("200 OK, duplicate") && again.ends_with("nothing"),
+        "{again}"
+    );
 }
 
 #[test]
@@ -1443,11 +1461,16 @@ fn demo_can_be_tried_by_hand_and_cleans_up() {
     let said = String::from_utf8(by_hand.stderr).unwrap();
     assert_eq!(
         statuses,
-        ["200", "401", "401"],
+        ["200", "200", "401", "401"],
         "{script}\n{printed}\n{said}"
     );
     assert!(
         printed.contains("upstream-saw-mark: carevalidate;route="),
+        "{printed}"
+    );
+    assert_eq!(
+        printed.matches("countersign-duplicate: ?1").count(),
+        1,
         "{printed}"
     );
 

@@ -50,6 +50,7 @@ struct RouteReport {
     scheme: String,
     secrets: usize,
     fetches_keys: bool,
+    guarded: bool,
     upstream: Vec<String>,
 }
 
@@ -131,9 +132,14 @@ fn error(path: &str, message: String) -> Problem {
 
 /// Warns of a route to which a captured delivery can be sent again.
 fn repeatable(route: &RouteConfig) -> Option<Problem> {
-    route.scheme.gaps().contains(&Gap::Time).then(|| Problem {
+    let unguarded = route.guard.is_none() && route.scheme.gaps().contains(&Gap::Time);
+    let can_be_guarded = || route.scheme.clone().guard().is_ok();
+    unguarded.then(|| Problem {
         severity: Severity::Warning,
-        help: Some("the upstream has to recognise deliveries that it has seen".into()),
+        help: Some(match can_be_guarded() {
+            true => "add `replay = \"24h\"` to the route, so that a delivery is forwarded once".into(),
+            false => "the upstream has to recognise deliveries that it has seen".into(),
+        }),
         ..error(
             &format!("route.{}.scheme", route.name),
             format!(
@@ -179,6 +185,7 @@ fn describe(config: &Config, gateway: &Gateway) -> Vec<RouteReport> {
             scheme: route.scheme.name().to_owned(),
             secrets: route.keys.len(),
             fetches_keys: route.fetching.is_some(),
+            guarded: route.guard.is_some(),
             upstream: config
                 .upstream
                 .addresses
@@ -207,7 +214,7 @@ impl Report {
         let mut text = String::new();
         for route in &self.routes {
             text.push_str(&format!(
-                "route {}: {}{} -> {}, scheme {}, {}\n",
+                "route {}: {}{} -> {}, scheme {}, {}{}\n",
                 route.name,
                 route.host.as_deref().unwrap_or("*"),
                 route.path,
@@ -216,7 +223,8 @@ impl Report {
                 match route.fetches_keys {
                     true => "keys are fetched".to_owned(),
                     false => count(route.secrets, "secret"),
-                }
+                },
+                if route.guarded { ", replay guard" } else { "" }
             ));
         }
         for (provider, notes) in &self.notes {

@@ -37,6 +37,9 @@ use crate::{
 /// An invented patient case, as CareValidate sends one.
 const DELIVERY: &[u8] = include_bytes!("demo-delivery.json");
 
+/// What answers to duplicates bear.
+const DUPLICATE: &str = "countersign-duplicate";
+
 const PATH: &str = "/webhooks/carevalidate";
 
 #[derive(clap::Args)]
@@ -53,6 +56,14 @@ struct Seen {
 }
 
 type Inbox = Arc<Mutex<Vec<Seen>>>;
+
+/// What should become of a delivery.
+#[derive(Clone, Copy)]
+enum Expected {
+    Forwarded,
+    Refused,
+    Duplicate,
+}
 
 pub(super) fn run(args: &Args) -> Outcome {
     let folder = tempfile::Builder::new()
@@ -92,18 +103,32 @@ async fn demo(folder: &Path, once: bool) -> Outcome {
     ))?;
     let secret = Secret::new(secret.into_bytes())?;
     let mut as_it_should_be = true;
-    for (title, fault, genuine) in [
-        ("genuine", Fault::None, true),
-        ("tampered, one bit changed", Fault::Tampered, false),
-        ("unsigned", Fault::Unsigned, false),
-        ("signed with another secret", Fault::OtherSecret, false),
+    for (title, fault, expected) in [
+        ("genuine", Fault::None, Expected::Forwarded),
+        (
+            "tampered, one bit changed",
+            Fault::Tampered,
+            Expected::Refused,
+        ),
+        ("unsigned", Fault::Unsigned, Expected::Refused),
+        (
+            "signed with another secret",
+            Fault::OtherSecret,
+            Expected::Refused,
+        ),
+        ("the genuine one again", Fault::None, Expected::Duplicate),
     ] {
-        let (status, seen) = deliver(&url, folder, &secret, &inbox, fault).await?;
-        let right = if genuine {
-            status == StatusCode::OK
-                && matches!(&seen[..], [Seen { body, mark: Some(_) }] if body == DELIVERY)
-        } else {
-            status == StatusCode::UNAUTHORIZED && seen.is_empty()
+        let (answer, seen) = deliver(&url, folder, &secret, &inbox, fault).await?;
+        let status = answer.status;
+        let is_duplicate = answer.headers.contains_key(DUPLICATE);
+        let right = match expected {
+            Expected::Forwarded => {
+                status == StatusCode::OK
+                    && !is_duplicate
+                    && matches!(&seen[..], [Seen { body, mark: Some(_) }] if body == DELIVERY)
+            }
+            Expected::Refused => status == StatusCode::UNAUTHORIZED && seen.is_empty(),
+            Expected::Duplicate => status == StatusCode::OK && is_duplicate && seen.is_empty(),
         };
         as_it_should_be &= right;
         let saw = match &seen[..] {
@@ -125,7 +150,11 @@ async fn demo(folder: &Path, once: bool) -> Outcome {
         };
         print(format_args!(
             "  {title:<28} {:<18} {saw}{}\n",
-            status.to_string(),
+            if is_duplicate {
+                format!("{status}, duplicate")
+            } else {
+                status.to_string()
+            },
             if right { "" } else { "   <-- WRONG" }
         ))?;
     }
@@ -155,7 +184,7 @@ async fn deliver(
     secret: &Secret,
     inbox: &Inbox,
     fault: Fault,
-) -> Result<(StatusCode, Vec<Seen>), Failure> {
+) -> Result<(client::Answer, Vec<Seen>), Failure> {
     let scheme = catalogue::compile("carevalidate", &Default::default())
         .map_err(|_| anyhow::anyhow!("the catalogue lacks carevalidate"))?;
     let mut draft = Draft::of(DELIVERY).with_target(url);
@@ -166,7 +195,7 @@ async fn deliver(
     deliver_with(fault, &mut draft, &scheme, secret, SystemClock.now())?;
     let answer = client::request(url, Some(folder.join("certificate.pem")), draft).await?;
     let seen = std::mem::take(&mut *inbox.lock().unwrap_or_else(PoisonError::into_inner));
-    Ok((answer.status, seen))
+    Ok((answer, seen))
 }
 
 /// An application that knows nothing of signatures: it echoes the body and notes what came.
@@ -222,7 +251,9 @@ fn write_files(folder: &Path, secret: &str, upstream: SocketAddr) -> anyhow::Res
         certified.signing_key.serialize_pem(),
     )?;
     fs::write(folder.join("secret"), secret)?;
-    fs::write(folder.join("delivery.json"), DELIVERY)?;
+    // Another case than the one that was delivered: the replay guard knows that one.
+    let by_hand = String::from_utf8_lossy(DELIVERY).replace("TST-99DF7", "TST-99DF8");
+    fs::write(folder.join("delivery.json"), by_hand)?;
     let config = folder.join("countersign.toml");
     fs::write(
         &config,
@@ -241,6 +272,7 @@ path     = "{PATH}"
 scheme   = "carevalidate"
 secrets  = [{{ id = "demo", file = "secret" }}]
 upstream = "http://{upstream}"
+replay   = "24h"
 "#
         ),
     )?;
@@ -259,6 +291,9 @@ fn by_hand(url: &Uri, folder: &Path) -> Outcome {
   signature=$(openssl dgst -sha256 -hmac "$(cat secret)" delivery.json | sed 's/.* //')
 
   # accepted: the echo comes back, with the mark that the upstream saw
+  curl -i --cacert certificate.pem -H "x-cv-signature: $signature" --data-binary @delivery.json {url}; echo
+
+  # the same again: a duplicate, of which the upstream sees nothing
   curl -i --cacert certificate.pem -H "x-cv-signature: $signature" --data-binary @delivery.json {url}; echo
 
   # refused: one more byte

@@ -409,3 +409,6 @@ impl fmt::Debug for Admitted<'_> {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

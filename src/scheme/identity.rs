@@ -7,7 +7,7 @@ use super::{
     locate::{ListPlan, SignaturePlan, Site},
     mac::{DigestAlgorithm, Hasher, Tag},
     plan::{Plan, Shape},
-    template::{Filter, Place, Source, Token},
+    template::{Filter, Part, Place, Source, Template, Token},
 };
 
 /// Stands in for the key in signed content that holds it: what tells deliveries apart does not depend on the key.
@@ -67,12 +67,15 @@ impl Scheme {
         if plan.shape == Shape::Token {
             return Err("the secret itself is sent, and is the same in all of them");
         }
-        if !plan.signs_id() && plan.basis().is_none() {
-            return Err(match plan.covers_body {
-                false => {
+        if plan.basis().is_none() && !plan.requires_id() {
+            return Err(match (plan.covers_body, plan.signs_id()) {
+                (true, _) => "they may be signed in several ways that have nothing in common",
+                (false, true) => {
+                    "the signature does not cover the whole body, and the delivery id may be missing"
+                }
+                (false, false) => {
                     "the signature covers neither the whole body nor a delivery id, so that different deliveries may bear the same"
                 }
-                true => "they may be signed in several ways that have nothing in common",
             });
         }
         self.guarded = true;
@@ -140,11 +143,36 @@ impl Watch {
 impl Plan {
     /// Whether the delivery id tells deliveries apart: nobody can write it in another way that verifies.
     fn signs_id(&self) -> bool {
+        self.id_is_signed(|content, fixes_id| content.tokens().any(fixes_id))
+    }
+
+    /// The same, and no delivery without one verifies. Tokens are expected to bear the claim that their provider names.
+    fn requires_id(&self) -> bool {
+        let is_there = |token: &Token| {
+            !token.optional
+                && match &token.source {
+                    Source::Id => true,
+                    Source::Place(place) => Some(place) == self.id.as_ref(),
+                    _ => false,
+                }
+        };
+        self.id_is_signed(|content, fixes_id| {
+            content.parts.iter().any(
+                |part| matches!(part, Part::Token(token) if is_there(token) && fixes_id(token)),
+            )
+        })
+    }
+
+    /// `in_content`: whether a content holds a token for which the function says that it fixes the id.
+    fn id_is_signed(
+        &self,
+        in_content: impl Fn(&Template, &dyn Fn(&Token) -> bool) -> bool,
+    ) -> bool {
         let Some(place) = self.id.as_ref().filter(|_| self.id_covered) else {
             return false;
         };
         let itself = Source::Place(place.clone());
-        let fixes_id = |token: &Token| match &token.source {
+        let holds_id = |token: &Token| match &token.source {
             Source::Id => true,
             source if *source == itself => true,
             Source::Place(Place::Body) => matches!(place, Place::Json(_) | Place::Form(_)),
@@ -160,8 +188,8 @@ impl Plan {
             | Source::Canonical(_)
             | Source::Text(_) => false,
         };
-        let is_fixed = |token: &Token| {
-            fixes_id(token) && (token.source == Source::Form || !token.filters.iter().any(is_lossy))
+        let fixes_id = |token: &Token| {
+            holds_id(token) && (token.source == Source::Form || !token.filters.iter().any(is_lossy))
         };
         match place {
             Place::Claim(_) | Place::Protected(_) => true,
@@ -173,7 +201,7 @@ impl Plan {
             | Place::Body => self
                 .contents
                 .iter()
-                .all(|content| content.tokens().any(is_fixed)),
+                .all(|content| in_content(content, &fixes_id)),
         }
     }
 
@@ -500,6 +528,7 @@ mod tests {
                 "dropbox-sign",
                 "gitea:form",
                 "google-pubsub",
+                "mercado-pago",
                 "microsoft-graph:validation-tokens",
                 "midtrans",
                 "monday",

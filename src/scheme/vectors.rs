@@ -56,6 +56,11 @@ fn authority() -> &'static CertificateDer<'static> {
 
 /// The whole path of a request: whether it verifies, or why not.
 fn verify(scheme: &Scheme, sent: &Sent) -> Result<(), String> {
+    judge(scheme, sent).map(drop)
+}
+
+/// The same, and what tells it from others, where the scheme is guarded.
+fn judge(scheme: &Scheme, sent: &Sent) -> Result<Option<Vec<u8>>, String> {
     let parts = Parts::of(sent)?;
     let request = parts.request(sent);
     let head = request.head;
@@ -104,11 +109,40 @@ fn verify(scheme: &Scheme, sent: &Sent) -> Result<(), String> {
         check.update(piece);
         rest = tail;
     }
-    match check.finish_whole(&request) {
-        Ok((Verdict::Match(_), _)) => Ok(()),
-        Ok(_) => Err("mismatch".into()),
-        Err(error) => Err(error.to_string()),
+    let (verdict, seen) = if check.needs_body() {
+        let (verdict, _) = check
+            .finish_whole(&request)
+            .map_err(|error| error.to_string())?;
+        (verdict, scheme.fingerprint(&request))
+    } else {
+        check.finish_told_apart()
+    };
+    match verdict {
+        Verdict::Match(_) => Ok(seen.map(|seen| seen.to_bytes())),
+        Verdict::Mismatch | Verdict::Unsigned => Err("mismatch".into()),
     }
+}
+
+#[test]
+fn every_vector_is_told_apart_where_its_scheme_can_be_guarded() {
+    let (mut by_id, mut by_fingerprint) = (0, 0);
+    for vector in positives() {
+        let mut scheme = vector.compiled().unwrap();
+        if scheme.guard().is_err() {
+            continue;
+        }
+        let sent = vector.sent();
+        let fingerprint = judge(&scheme, &sent).unwrap();
+        let parts = Parts::of(&sent).unwrap();
+        let id = scheme.delivery_id(&parts.request(&sent));
+        match (scheme.is_told_by_id().then_some(id).flatten(), fingerprint) {
+            (Some(_), _) => by_id += 1,
+            (None, Some(_)) => by_fingerprint += 1,
+            (None, None) => panic!("{}: nothing tells it apart", vector.name()),
+        }
+    }
+    println!("{by_id} by id, {by_fingerprint} by fingerprint");
+    assert!(by_id > 100 && by_fingerprint > 300);
 }
 
 #[test]
