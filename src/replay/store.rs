@@ -207,6 +207,7 @@ mod tests {
         let ids = [
             a.id("cases", b"x"),
             b.id("cases", b"x"),
+            a.id("other", b"x"),
             a.id("case", b"sx"),
             a.id("cases", b"y"),
             a.id("", b"casesx"),
