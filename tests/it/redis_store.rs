@@ -12,10 +12,13 @@ use countersign::{
     telemetry::Metrics,
 };
 
+use proptest::test_runner::{Config, TestRunner};
+
 use crate::support::{
     PATIENCE,
     cut::Line,
     redis_server::RedisServer,
+    replay_model::{Subject, compare, schedule},
     tls::{self, Authority},
     within,
 };
@@ -162,6 +165,63 @@ async fn futures<T>(all: impl Iterator<Item = impl Future<Output = T>>) -> Vec<T
     })
     .await;
     waiting.into_iter().filter_map(|(_, done)| done).collect()
+}
+
+/// A store whose time passes by taking it from every key that is left.
+struct Model<'s> {
+    store: &'s Store,
+    server: &'s RedisServer,
+}
+
+impl Subject for Model<'_> {
+    async fn admit(&mut self, id: Id, lease: Duration) -> Admission {
+        self.store.admit(id, lease).await.unwrap()
+    }
+
+    async fn settle(&mut self, id: Id, token: Token, settlement: Settlement) {
+        self.store.settle(id, token, settlement).await.unwrap();
+    }
+
+    async fn advance(&mut self, by: Duration) {
+        let script = "
+            for _, key in ipairs(redis.call('KEYS', '*')) do
+              local left = redis.call('PTTL', key) - ARGV[1]
+              if left > 0 then redis.call('PEXPIRE', key, left) else redis.call('DEL', key) end
+            end
+            return redis.status_reply('passed')";
+        let passed = self
+            .server
+            .ask(&["EVAL", script, "0", &by.as_millis().to_string()]);
+        assert_eq!(passed, "+passed\r\n");
+    }
+}
+
+#[test]
+fn does_what_the_model_does() {
+    let server = RedisServer::start(&[]);
+    let store = store(&on_socket(&server));
+    let mut runner = TestRunner::new(Config {
+        failure_persistence: None,
+        ..Config::with_cases(200)
+    });
+    let result = runner.run(&schedule(6, 120), |schedule| {
+        server.ask(&["FLUSHALL"]);
+        // So long that what the test itself takes counts for nothing.
+        let unit = Duration::from_secs(1000);
+        let mut model = Model {
+            store: &store,
+            server: &server,
+        };
+        within(
+            PATIENCE,
+            compare(&mut model, &schedule, usize::MAX, unit, |entries| {
+                // The model keeps lapsed leases for a while.
+                assert!(server.keys().len() <= entries, "{entries}");
+            }),
+        );
+        Ok(())
+    });
+    result.unwrap();
 }
 
 #[test]

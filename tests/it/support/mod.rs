@@ -22,6 +22,8 @@ pub(crate) mod recorded;
 pub(crate) mod recorder;
 #[path = "../../shared/redis_server.rs"]
 pub(crate) mod redis_server;
+#[path = "../../shared/replay_model.rs"]
+pub(crate) mod replay_model;
 pub(crate) mod script;
 pub(crate) mod sign;
 pub(crate) mod tls;
