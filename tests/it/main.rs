@@ -22,6 +22,8 @@ mod providers;
 mod public_url;
 mod receivers;
 #[cfg(feature = "redis")]
+mod redis_guard;
+#[cfg(feature = "redis")]
 mod redis_store;
 mod replay;
 mod schemes;
