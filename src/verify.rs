@@ -23,7 +23,8 @@ pub struct Verified<'s> {
     at: UnixTime,
     body: RawBody,
     standing: Standing,
-    fingerprint: Option<Fingerprint>,
+    /// In a box: routes without a replay guard have none.
+    fingerprint: Option<Box<Fingerprint>>,
 }
 
 /// On what grounds a request may pass.
@@ -121,7 +122,7 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
         at,
         body,
         standing,
-        fingerprint,
+        fingerprint: fingerprint.map(Box::new),
     })
 }
 
@@ -148,7 +149,7 @@ impl<'s> Verified<'s> {
 
     /// What tells it from other deliveries, where the route has a replay guard. It must reach no log.
     pub(crate) fn fingerprint(&self) -> Option<&Fingerprint> {
-        self.fingerprint.as_ref()
+        self.fingerprint.as_deref()
     }
 
     /// What a scheme may see of its head.

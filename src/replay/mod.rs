@@ -20,6 +20,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 #[cfg(feature = "redis")]
@@ -75,7 +76,7 @@ pub struct Held {
     guard: Arc<Guard>,
     id: Id,
     token: Token,
-    settings: GuardConfig,
+    window: Duration,
 }
 
 /// What the guard says to a delivery.
@@ -154,6 +155,10 @@ impl Guard {
 
     /// Waits until every delivery has been settled whose sender has left.
     pub async fn settled(&self) {
+        if !self.left.is_empty() {
+            let deliveries = self.left.len();
+            tracing::info!(deliveries, "draining deliveries whose senders have left");
+        }
         self.left.wait().await;
         self.store.settled().await;
     }
@@ -199,7 +204,7 @@ impl Guard {
                     guard: self.clone(),
                     id,
                     token,
-                    settings: settings.clone(),
+                    window: settings.window,
                 };
                 admitted(request, Lease::Held(held))
             }
@@ -331,7 +336,7 @@ impl Held {
         match outcome {
             Ok(response) if response.status().is_success() => Settlement::Succeeded {
                 status: response.status().as_u16(),
-                window: self.settings.window,
+                window: self.window,
             },
             Ok(_) | Err(_) => Settlement::Failed,
         }

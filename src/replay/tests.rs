@@ -43,7 +43,10 @@ impl Memory {
     fn granted(&mut self, id: Id) -> Token {
         match self.store.admit(id, SECOND, self.now) {
             Admission::Granted(token) => token,
-            other => panic!("{other:?}"),
+            other
+            @ (Admission::Succeeded { .. } | Admission::InFlight { .. } | Admission::Full) => {
+                panic!("{other:?}")
+            }
         }
     }
 
@@ -156,7 +159,7 @@ fn takes_no_more_than_it_says() {
         .map_while(
             |number| match memory.store.admit(id(number), SECOND, memory.now) {
                 Admission::Granted(token) => Some((number, token)),
-                _ => None,
+                Admission::Succeeded { .. } | Admission::InFlight { .. } | Admission::Full => None,
             },
         )
         .collect();
@@ -220,6 +223,8 @@ fn of_many_threads_that_ask_at_once_one_is_granted() {
                     let id = id(round);
                     if let Admission::Granted(token) = store.admit(id, 1000 * SECOND, now) {
                         granted[round as usize].fetch_add(1, Ordering::Relaxed);
+                        // For the others to come between.
+                        thread::yield_now();
                         // Every third fails, and another thread may have it then.
                         let settlement = if (round + thread as u64).is_multiple_of(3) {
                             granted[round as usize].fetch_sub(1, Ordering::Relaxed);

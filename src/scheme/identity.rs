@@ -54,7 +54,8 @@ impl Fingerprint {
 /// What a check keeps in view for the [`Fingerprint`].
 pub(super) enum Watch {
     Tag,
-    Hash(Basis, State),
+    /// In a box: most checks have none.
+    Hash(Basis, Box<State>),
 }
 
 impl Scheme {
@@ -95,7 +96,7 @@ impl Scheme {
             return None;
         }
         let basis = plan.basis()?;
-        let mut hash = State::of_body(Hasher::plain(DigestAlgorithm::Sha256), 0);
+        let mut hash = Box::new(State::of_body(Hasher::plain(DigestAlgorithm::Sha256), 0));
         match basis {
             Basis::Tag => return Some(Watch::Tag),
             Basis::Body => {}
@@ -150,11 +151,8 @@ impl Plan {
     fn requires_id(&self) -> bool {
         let is_there = |token: &Token| {
             !token.optional
-                && match &token.source {
-                    Source::Id => true,
-                    Source::Place(place) => Some(place) == self.id.as_ref(),
-                    _ => false,
-                }
+                && (token.source == Source::Id
+                    || matches!(&token.source, Source::Place(place) if Some(place) == self.id.as_ref()))
         };
         self.id_is_signed(|content, fixes_id| {
             content.parts.iter().any(

@@ -13,7 +13,6 @@ use crate::support::{
     client::{self, Client, Protocol},
     delivery::Delivery,
     gateway::{Builder, Gateway, assert_problem, request_id},
-    logs::Line,
     runtime, sign,
     upstream::{Behaviour, Response, Upstream},
     wire::{Answer, Wire},
@@ -70,15 +69,6 @@ impl Setup {
         let mut wire = client::raw(self.gateway.door());
         wire.send(&delivery.raw()).unwrap();
         wire
-    }
-
-    /// The log line of a duplicate, which names no request id to its sender.
-    fn last_line(&self, count: usize) -> Line {
-        let lines = self
-            .gateway
-            .logs()
-            .wait_for_count(count, |line| line.is("request"));
-        lines[count - 1].clone()
     }
 
     /// Sends it until it is forwarded once more, for lack of another sign that time has passed.
@@ -226,14 +216,14 @@ fn only_what_verifies_reaches_the_guard() {
 fn the_same_body_on_another_route_is_another_delivery() {
     let upstream = Upstream::accepting();
     let gateway = builder(&upstream, GUARDED)
-        .config(&route("others", &upstream, GUARDED))
+        .config(&route("other", &upstream, GUARDED))
         .config(&route("open", &upstream, "scheme = \"carevalidate\""))
         .start();
     let to = |path: &str| Delivery::post(path, "x").signed(SECRET);
-    for path in ["/hooks", "/others", "/open", "/open"] {
+    for path in ["/hooks", "/other", "/open", "/open"] {
         assert_forwarded(&client::send_raw(gateway.door(), &to(path)), 200);
     }
-    for path in ["/hooks", "/others"] {
+    for path in ["/hooks", "/other"] {
         assert_duplicate(&client::send_raw(gateway.door(), &to(path)), 200);
     }
     assert_eq!(upstream.count(), 4);
@@ -519,9 +509,10 @@ fn a_stopping_process_waits_for_deliveries_whose_senders_left() {
     assert!(
         gateway
             .logs()
-            .wait_for(|line| line.is("draining"))
+            .wait_for(|line| line.is("draining deliveries whose senders have left"))
             .is_some()
     );
+    assert!(!gateway.logs().lines().iter().any(|line| line.is("stopped")));
     upstream.release();
     assert!(gateway.wait_exit().success());
     assert!(gateway.logs().wait_for(|line| line.is("stopped")).is_some());
