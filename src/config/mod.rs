@@ -354,7 +354,9 @@ pub struct GuardConfig {
     pub window: Duration,
     /// What the sender of a duplicate gets.
     pub on_duplicate: OnDuplicate,
-    /// How long one delivery may be under way: longer than forwarding can take, so that two never are.
+    /// How long forwarding may take: what its own limits add up to, and a little more.
+    pub forwarding: Duration,
+    /// How long a delivery stays reserved that nobody settles: longer, so that two are never under way.
     pub lease: Duration,
 }
 

@@ -15,8 +15,8 @@ use crate::scheme::Scheme;
 /// More would not fit into any memory.
 const ENTRIES_MAX: u64 = 1_000_000_000;
 
-/// What a lease lasts beyond the times that forwarding is limited to.
-const LEASE_MARGIN: Duration = Duration::from_secs(10);
+/// What forwarding may take beyond the limits of its parts, and a lease beyond that.
+const MARGIN: Duration = Duration::from_secs(5);
 
 impl Checker<'_> {
     pub(super) fn replay(&mut self, raw: &RawReplay) -> ReplayConfig {
@@ -128,19 +128,21 @@ impl Checker<'_> {
                 "lengthen `replay`, or shorten `tolerance`",
             );
         }
+        let forwarding = forwarding(upstream);
         Some(GuardConfig {
             window,
             on_duplicate: choice.unwrap_or(OnDuplicate::Status),
-            lease: lease(upstream),
+            forwarding,
+            lease: forwarding.saturating_add(MARGIN),
         })
     }
 }
 
-/// Longer than forwarding can take: every address is tried once more when the time for that is over.
-fn lease(upstream: &UpstreamConfig) -> Duration {
+/// What the limits of forwarding add up to: every address is tried once more when the time for retries is over.
+fn forwarding(upstream: &UpstreamConfig) -> Duration {
     let addresses = u32::try_from(upstream.addresses.len()).unwrap_or(u32::MAX);
     let connecting = upstream.connect_timeout.saturating_mul(addresses);
-    [connecting, upstream.timeout, LEASE_MARGIN]
+    [connecting, upstream.timeout, MARGIN]
         .into_iter()
         .fold(upstream.connect_retry, Duration::saturating_add)
 }

@@ -568,6 +568,24 @@ fn everything_written_arrives() {
     );
     assert_eq!(route.body_bytes_max, 2 << 20);
     assert_eq!(route.reject_status, 498);
+    assert_eq!(
+        route.guard,
+        Some(GuardConfig {
+            window: Duration::from_secs(180),
+            on_duplicate: OnDuplicate::Conflict,
+            // Two addresses of 5 s, 10 s of retries, 30 s for the answer, 5 s more.
+            forwarding: Duration::from_secs(55),
+            lease: Duration::from_secs(60),
+        })
+    );
+    assert_eq!(
+        config.replay,
+        ReplayConfig {
+            store: ReplayStore::Memory,
+            on_store_failure: OnStoreFailure::Admit,
+            entries: 1000,
+        }
+    );
     let upstream = &route.upstream;
     assert_eq!(
         upstream.addresses,

@@ -28,7 +28,10 @@ use anyhow::Context as _;
 use http::{Response, StatusCode};
 #[cfg(feature = "redis")]
 use sha2::{Digest as _, Sha256};
-use tokio::{runtime::Handle, time::Instant};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout_at},
+};
 use tokio_util::task::TaskTracker;
 
 #[cfg(feature = "redis")]
@@ -77,6 +80,8 @@ pub struct Held {
     id: Id,
     token: Token,
     window: Duration,
+    /// The delivery is given up then.
+    until: Instant,
 }
 
 /// What the guard says to a delivery.
@@ -189,7 +194,8 @@ impl Guard {
         }
         let identity = identity(&mut request).await?;
         let id = self.key.id(&request.route().name, &identity);
-        let admission = match self.store.admit(id, settings.lease, Instant::now()).await {
+        let now = Instant::now();
+        let admission = match self.store.admit(id, settings.lease, now).await {
             Ok(admission) => admission,
             Err(fault) => {
                 return match self.on_store_failure {
@@ -205,6 +211,7 @@ impl Guard {
                     id,
                     token,
                     window: settings.window,
+                    until: now + settings.forwarding,
                 };
                 admitted(request, Lease::Held(held))
             }
@@ -310,7 +317,11 @@ async fn delivery_id(
 }
 
 impl Held {
-    /// Runs a delivery to its end and settles the lease: its success is remembered, anything else is forgotten.
+    /// Runs a delivery to its end and settles the lease: its success is remembered, anything else is forgotten. One that is still
+    /// under way when the lease is about to lapse is given up, since another may have it then.
+    ///
+    /// # Errors
+    /// The delivery's own, and [`Rejection::UpstreamTimeout`].
     ///
     /// # Cancel safety
     /// Dropping the future changes nothing but who hears of the end: the delivery goes on by itself, and is settled.
@@ -320,7 +331,9 @@ impl Held {
     ) -> Result<Response<B>, Rejection> {
         let tracker = self.guard.left.clone();
         let work = async move {
-            let outcome = delivery.await;
+            let outcome = timeout_at(self.until, delivery)
+                .await
+                .unwrap_or(Err(Rejection::UpstreamTimeout));
             let settlement = self.settlement(&outcome);
             self.settle(settlement).await;
             outcome

@@ -205,6 +205,36 @@ fn takes_no_more_than_it_says() {
 }
 
 #[test]
+fn a_delivery_that_outlasts_its_lease_is_given_up_before() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    runtime.unwrap().block_on(async {
+        let config = ReplayConfig {
+            store: ReplayStore::Memory,
+            on_store_failure: OnStoreFailure::Reject,
+            entries: 10,
+        };
+        let guard = Arc::new(Guard::new(&config, ReplayMetrics::default()).unwrap());
+        let admit = || guard.store.admit(id(1), 1000 * SECOND, Instant::now());
+        let Ok(Admission::Granted(token)) = admit().await else {
+            panic!("it is new");
+        };
+        let held = Held {
+            guard: guard.clone(),
+            id: id(1),
+            token,
+            window: SECOND,
+            until: Instant::now() + Duration::from_millis(10),
+        };
+        let outcome = held.settle_after(std::future::pending::<Result<Response<()>, _>>());
+        assert!(matches!(outcome.await, Err(Rejection::UpstreamTimeout)));
+        let again = admit().await;
+        assert!(matches!(again, Ok(Admission::Granted(_))), "{again:?}");
+    });
+}
+
+#[test]
 fn of_many_threads_that_ask_at_once_one_is_granted() {
     const THREADS: usize = 8;
     const ROUNDS: u64 = 2000;

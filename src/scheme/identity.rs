@@ -510,6 +510,11 @@ mod tests {
                 (Ok(()), false) => guarded += 1,
                 (Err(_), false) => {
                     assert!(!scheme.covers_body(), "{name}");
+                    let page = include_str!("../../docs/replay.md");
+                    assert!(
+                        page.contains(&format!("`{name}`")),
+                        "docs/replay.md: {name}"
+                    );
                     refused.insert(name);
                 }
                 (Ok(()), true) => panic!("{name} sends the secret"),

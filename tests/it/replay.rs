@@ -191,6 +191,65 @@ fn a_duplicate_of_a_delivery_under_way_waits_its_turn() {
 }
 
 #[test]
+fn an_answer_that_broke_off_behind_a_success_is_a_success() {
+    let setup = Setup::with(
+        Upstream::start(|_| Behaviour::DieMidResponse {
+            declared: 100,
+            sent: 10,
+        }),
+        GUARDED,
+    );
+    let mut wire = setup.begin(&delivery("x"));
+    assert!(wire.answer("POST").is_err(), "it is cut");
+    assert_duplicate(&setup.send(&delivery("x")), 200);
+    assert_eq!(setup.upstream.count(), 1);
+}
+
+#[test]
+fn a_body_on_disk_is_recognised_and_seen_through() {
+    let upstream = Upstream::start(|_| Behaviour::Stall);
+    let gateway = builder(&upstream, GUARDED)
+        .limits("body_memory = \"1MiB\"")
+        .tls()
+        .start();
+    let body = "x".repeat(3 << 20);
+    leave_http2(&gateway, &upstream, &body);
+    upstream.release();
+    let end = Instant::now() + PATIENCE;
+    let answer = loop {
+        let answer = client::send_raw(gateway.door(), &delivery(&body));
+        if answer.status != 409 {
+            break answer;
+        }
+        assert!(Instant::now() < end, "{answer:?}");
+    };
+    assert_duplicate(&answer, 200);
+    assert_eq!(upstream.take_only().body_len, body.len() as u64);
+}
+
+#[test]
+fn a_scheme_that_looks_into_the_body_is_guarded_too() {
+    let setup = Setup::new(
+        r#"
+        replay = "1h"
+        [route.scheme]
+        algorithm = "hmac-sha256"
+        content = "{body|jcs}"
+        id = { json = "/id" }
+        signature = { header = "x-signature", encoding = "hex" }
+        "#,
+    );
+    let tag = sign::carevalidate(SECRET, br#"{"id":1,"n":2}"#);
+    let with = |body: &str| Delivery::post("/hooks", body.to_owned()).header("x-signature", &tag);
+    assert_forwarded(&setup.send(&with(r#"{"id":1,"n":2}"#)), 200);
+    // Signed as the same, so the same.
+    for body in [r#"{"n":2,"id":1}"#, r#"{ "id": 1.0, "n": 2 }"#] {
+        assert_duplicate(&setup.send(&with(body)), 200);
+    }
+    assert_eq!(setup.upstream.count(), 1);
+}
+
+#[test]
 fn a_duplicate_is_a_conflict_where_the_route_says_so() {
     let setup = Setup::new(&format!("{GUARDED}\non_duplicate = \"conflict\""));
     assert_forwarded(&setup.send(&delivery("x")), 200);
