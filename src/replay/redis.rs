@@ -150,13 +150,15 @@ impl Fault {
 
 impl From<RedisError> for Fault {
     fn from(error: RedisError) -> Self {
-        match error.kind() {
-            ErrorKind::AuthenticationFailed => Self::Login(error),
-            _ if matches!(error.code(), Some("NOAUTH" | "WRONGPASS")) => Self::Login(error),
-            ErrorKind::Io | ErrorKind::ClusterConnectionNotFound | ErrorKind::Parse => {
-                Self::Connection(error)
-            }
-            _ => Self::Refused(error),
+        let kind = error.kind();
+        let is_login = kind == ErrorKind::AuthenticationFailed
+            || matches!(error.code(), Some("NOAUTH" | "WRONGPASS"));
+        let is_connection = error.is_io_error()
+            || [ErrorKind::ClusterConnectionNotFound, ErrorKind::Parse].contains(&kind);
+        match (is_login, is_connection) {
+            (true, _) => Self::Login(error),
+            (false, true) => Self::Connection(error),
+            (false, false) => Self::Refused(error),
         }
     }
 }
@@ -210,6 +212,7 @@ enum Connection {
 }
 
 /// Where and how to connect.
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Endpoint {
     One(Client),
     Cluster(ClusterClient),

@@ -267,8 +267,8 @@ impl World {
             );
             match answer {
                 Some((200, is_duplicate)) => {
-                    let was_well =
-                        store_turns % 2 == 0 && store_turns == self.store_turns.load(SeqCst);
+                    let was_well = store_turns.is_multiple_of(2)
+                        && store_turns == self.store_turns.load(SeqCst);
                     let mut event = self.event(number);
                     event.is_certain |= is_duplicate || was_well;
                     if event.accepted == 0 {
