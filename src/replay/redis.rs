@@ -364,6 +364,10 @@ impl Shared {
         outcome: Option<(u16, Duration)>,
         patience: Duration,
     ) {
+        // A success that is forgotten costs more than a reservation that stands until it lapses.
+        if outcome.is_none() && self.waiting.available_permits() < WAITING_MAX / 2 {
+            return;
+        }
         let Ok(place) = self.waiting.clone().try_acquire_owned() else {
             return;
         };
@@ -445,9 +449,8 @@ impl Shared {
         let known = link.wait_for(|link| !matches!(link, Link::Opening));
         match timeout_at(deadline, known).await {
             Ok(Ok(link)) => open(&link).map_err(Fault::Unreachable),
-            // The sender of the channel is in `self`.
-            Ok(Err(_)) => Err(Fault::Unreachable(None)),
-            Err(_) => Err(Fault::Timeout(self.timeout)),
+            // Nothing was asked, so there is nothing to take back.
+            Ok(Err(_)) | Err(_) => Err(Fault::Unreachable(None)),
         }
     }
 

@@ -10,7 +10,8 @@
 //!
 //! A gateway that is killed after the upstream's 2xx and before it recorded it forgets that success: the lease lapses and a retry passes. So
 //! a success that was certain to nobody may be repeated, and a request that a killed gateway had under way, too; but only if something
-//! was killed or the store was not well in between.
+//! was killed or the store was not well in between. A store that is away for longer than a lease has the same effect: the gateway that waits to
+//! record a success and a retry at another one come back to it at the same time.
 //!
 //! The default is small enough for every run of the tests. `scripts/check-fleet` sends 100 000 events.
 
@@ -50,6 +51,9 @@ const REQUESTS_OPEN: usize = 48;
 
 /// Refusals that a fault of the store lasts for.
 const REFUSALS: u64 = 40;
+
+/// The least that is left of a lease when the upstream accepts: what the gateway adds to the time for forwarding.
+const LEASE_REST: Duration = Duration::from_secs(5);
 
 /// No event takes so long: several leases would have lapsed.
 const EVENT_TIME_MAX: Duration = Duration::from_secs(120);
@@ -91,8 +95,9 @@ struct Event {
     accepted: u32,
     /// [`World::turns`] when the last arrived.
     arrived_at: u64,
-    /// The same when it accepted the last.
+    /// The same when it accepted the last, and when that was.
     accepted_at: u64,
+    accepted_when: Option<Instant>,
     /// Its success is known to be recorded.
     is_certain: bool,
     /// What happened when, for whoever has to find out why something is wrong.
@@ -177,7 +182,11 @@ impl World {
                 ));
             }
             let is_second = event.under_way > 0 && event.arrived_at == turns;
-            if is_second || event.accepted_at == turns {
+            let is_away = !self.store_turns.load(SeqCst).is_multiple_of(2);
+            let lapsed = event
+                .accepted_when
+                .is_some_and(|when| is_away && when.elapsed() > LEASE_REST);
+            if is_second || event.accepted_at == turns && !lapsed {
                 self.wrong(format!(
                     "event {number} came again although nothing had happened: {} under way, {} accepted, {:#?}",
                     event.under_way, event.accepted, event.history
@@ -208,6 +217,7 @@ impl World {
         self.note(&mut event, "accepted".into());
         event.accepted += 1;
         event.accepted_at = self.turns.load(SeqCst);
+        event.accepted_when = Some(Instant::now());
         if event.accepted > 1 {
             self.repeated.fetch_add(1, SeqCst);
         }
