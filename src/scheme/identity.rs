@@ -6,7 +6,7 @@ use super::{
     claim::{Claim, Presented},
     locate::{ListPlan, SignaturePlan, Site},
     mac::{DigestAlgorithm, Hasher, Tag},
-    plan::{Plan, Shape},
+    plan::{Document, Plan, Shape},
     template::{Filter, Part, Place, Source, Template, Token},
 };
 
@@ -92,7 +92,7 @@ impl Scheme {
     /// What the check of a claim has to keep in view.
     pub(super) fn watch(&self, claim: &Claim) -> Option<Watch> {
         let plan = claim.plan.as_ref().filter(|_| self.guarded)?;
-        if plan.streams.is_none() || plan.signs_id() && !self.id_in_body() {
+        if plan.streams.is_none() || plan.requires_id() {
             return None;
         }
         let basis = plan.basis()?;
@@ -169,6 +169,10 @@ impl Plan {
         let Some(place) = self.id.as_ref().filter(|_| self.id_covered) else {
             return false;
         };
+        // Where the part begins stands in a header that nobody signs: without the id it would be another delivery.
+        if matches!((place, &self.document), (Place::Json(_), Document::Part(_))) {
+            return false;
+        }
         let itself = Source::Place(place.clone());
         let holds_id = |token: &Token| match &token.source {
             Source::Id => true,
@@ -450,6 +454,23 @@ mod tests {
     }
 
     #[test]
+    fn where_the_id_may_be_missing_the_tag_tells() {
+        let scheme = guarded(
+            r#"
+            algorithm = "hmac-sha256"
+            content = "{header:x-id?}.{body}"
+            id = { header = "x-id" }
+            signature = { header = "x-signature", encoding = "hex" }
+            "#,
+        );
+        assert!(scheme.is_told_by_id());
+        // printf .x | openssl dgst -sha256 -hmac secret
+        let tag = "8b5d2cf5cd0f9d864528d6593e5bb2fadedd9b2c947054c2e5fcb75481a341bc";
+        let told = seen(&scheme, &[("x-signature", tag)], "x").unwrap();
+        assert_eq!(told.0, Basis::Tag);
+    }
+
+    #[test]
     fn an_id_that_can_be_written_in_another_way_does_not_tell() {
         let by_id = |content: &str, id: &str| {
             let mut scheme = scheme(&format!(
@@ -471,6 +492,8 @@ mod tests {
         let json = r#"{ json = "/id" }"#;
         assert!(by_id("{body}", json));
         assert!(by_id("{body|sha256|hex}", json));
+        // Nobody signs the header that says where the part begins.
+        assert!(!by_id("{body}\"\ndocument = \"multipart:json", json));
         // `1` and `1.0` are signed as the same.
         assert!(!by_id("{body|jcs}", json));
     }
