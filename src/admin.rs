@@ -17,6 +17,7 @@ use crate::{
     config::Limits,
     listen::Listener,
     pipeline::Gateway,
+    reject::Chain,
     telemetry::{Failure, ReloadState},
 };
 
@@ -102,20 +103,40 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, stopping: bool) -> Res
     }
 }
 
-/// 200 while requests are taken. A route without a usable secret closes itself, not the process.
+/// 200 while requests are taken. A route without a usable secret closes itself, not the process. A replay store that cannot be asked, where
+/// deliveries are refused then, closes the routes that have a guard; if none is left, there is nothing to be ready for.
 fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<Bytes>> {
-    let status = if stopping {
-        StatusCode::SERVICE_UNAVAILABLE
-    } else {
-        StatusCode::OK
+    let (guard, snapshot) = (&gateway.lasting.replay, gateway.snapshot.load());
+    let trouble = guard.trouble();
+    let is_closed = trouble.is_some()
+        && guard.is_strict()
+        && snapshot.routes.iter().all(|route| route.guard.is_some());
+    let (status, verdict) = match (stopping, is_closed) {
+        (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        (false, true) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the replay store cannot be asked",
+        ),
+        (false, false) => (StatusCode::OK, "ok"),
     };
-    let verdict = if stopping { "draining" } else { "ok" };
     if !verbose {
         return text(status, TEXT, format!("{verdict}\n"));
     }
     let mut checks = format!("{} accepting\n", if stopping { "[-]" } else { "[+]" });
     checks.push_str(&configuration(&gateway.telemetry.metrics.reloads.told()));
-    for route in gateway.snapshot.load().routes.iter() {
+    if let Some(fault) = trouble {
+        let (mark, consequence) = match guard.is_strict() {
+            true => ("[-]", "deliveries to guarded routes get 503"),
+            false => ("[!]", "deliveries to guarded routes pass unguarded"),
+        };
+        checks.push_str(&format!(
+            "{mark} replay store: {}; {consequence}\n",
+            Chain(&fault)
+        ));
+    } else if snapshot.routes.iter().any(|route| route.guard.is_some()) {
+        checks.push_str("[+] replay store\n");
+    }
+    for route in snapshot.routes.iter() {
         let line = match (route.scheme.needs_secret(), route.keys.len()) {
             (true, 0) if route.fetching.is_some() => {
                 format!("[+] route {}: keys are fetched\n", route.name)

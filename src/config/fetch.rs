@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use super::{
     FetchConfig,
     check::{Checker, Key},
-    raw::{RawFetch, RawFetchSecret, RawRoute},
+    raw::{RawFetch, RawRoute, RawSecretSource},
     route::is_dns_name,
 };
 use crate::{scheme::Scheme, secret::SecretSource};
@@ -73,7 +73,7 @@ impl Checker<'_> {
         scheme: Option<&Scheme>,
     ) -> Option<SecretSource> {
         let key = table.at("fetch_secret");
-        if let Some(RawFetchSecret {
+        if let Some(RawSecretSource {
             file,
             env,
             credential,

@@ -13,6 +13,7 @@ mod files;
 mod layers;
 mod public_url;
 mod raw;
+mod redis;
 mod replay;
 mod route;
 mod schema;
@@ -305,6 +306,54 @@ pub struct ReplayConfig {
 pub enum ReplayStore {
     /// In this process.
     Memory,
+    /// In Redis or Valkey, for all instances.
+    Redis(Box<RedisConfig>),
+}
+
+/// The keys of `[replay]` that tell of Redis or Valkey.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisConfig {
+    /// Where it is.
+    pub servers: RedisServers,
+    /// `None`: plaintext.
+    pub tls: Option<RedisTls>,
+    /// Number of the database.
+    pub database: u32,
+    /// Who logs in; `None`: the default user.
+    pub user: Option<String>,
+    /// With what; `None`: nobody logs in.
+    pub password: Option<SecretSource>,
+    /// What every key begins with.
+    pub prefix: String,
+    /// For one question.
+    pub timeout: Duration,
+    /// What ids of deliveries are hashed with; `None`: a key that everybody knows.
+    pub key: Option<SecretSource>,
+}
+
+/// Where a store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisServers {
+    /// One server, or an address that leads to the one that is master.
+    One {
+        /// Name or address, IPv6 without brackets.
+        host: String,
+        /// 6379 if not given.
+        port: u16,
+    },
+    /// The same on a Unix socket.
+    Unix(PathBuf),
+    /// Nodes of a cluster, which name the others. At least one.
+    Cluster(Vec<(String, u16)>),
+}
+
+/// TLS towards a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisTls {
+    /// PEM file of the authorities to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Certificate to show.
+    pub client_certificate: Option<CertificateFiles>,
 }
 
 /// `on_store_failure`

@@ -57,6 +57,8 @@ cool_down = "30s"
 store = "memory"
 on_store_failure = "reject"
 entries = 1000000
+prefix = "countersign:"
+timeout = "250ms"
 "#;
 
 /// The same for each route.
@@ -176,7 +178,7 @@ pub(super) struct RawRoute {
     pub(super) scheme: Option<RawScheme>,
     pub(super) params: Option<BTreeMap<String, String>>,
     pub(super) secrets: Option<Vec<RawSecret>>,
-    pub(super) fetch_secret: Option<RawFetchSecret>,
+    pub(super) fetch_secret: Option<RawSecretSource>,
     pub(super) upstream: Option<OneOrMany>,
     pub(super) upstream_http: Option<String>,
     pub(super) upstream_ca: Option<String>,
@@ -204,6 +206,14 @@ pub(super) struct RawReplay {
     pub(super) store: Option<String>,
     pub(super) on_store_failure: Option<String>,
     pub(super) entries: Option<Count>,
+    pub(super) prefix: Option<String>,
+    pub(super) timeout: Option<DurationText>,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<RawSecretSource>,
+    pub(super) key: Option<RawSecretSource>,
+    pub(super) ca: Option<String>,
+    pub(super) certificate: Option<String>,
+    pub(super) private_key: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -224,10 +234,10 @@ pub(super) struct RawSecret {
     pub(super) not_after: Option<String>,
 }
 
-/// The secret that a key server wants to see.
+/// Where a secret is.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
-pub(super) struct RawFetchSecret {
+pub(super) struct RawSecretSource {
     pub(super) file: Option<String>,
     pub(super) env: Option<String>,
     pub(super) credential: Option<String>,
@@ -371,7 +381,7 @@ pub fn known_keys() -> Vec<String> {
     add("route.", fields::<RawRoute>());
     add("route.secrets.", fields::<RawSecret>());
     add("route.pairing.", fields::<RawPairing>());
-    add("route.fetch_secret.", fields::<RawFetchSecret>());
+    add("route.fetch_secret.", fields::<RawSecretSource>());
     add("route.scheme.", fields::<SchemeSpec>());
     add("route.scheme.signature.", fields::<SignatureSpec>());
     add("route.scheme.signature.list.", fields::<ListSpec>());
@@ -386,5 +396,7 @@ pub fn known_keys() -> Vec<String> {
     );
     add("fetch.", fields::<RawFetch>());
     add("replay.", fields::<RawReplay>());
+    add("replay.password.", fields::<RawSecretSource>());
+    add("replay.key.", fields::<RawSecretSource>());
     keys
 }

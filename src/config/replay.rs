@@ -30,18 +30,23 @@ impl Checker<'_> {
             ],
         );
         ReplayConfig {
-            store: self.store(&table.at("store"), raw.store.as_deref()),
+            store: self.store(&table, raw),
             on_store_failure: on_store_failure.unwrap_or(OnStoreFailure::Reject),
             entries: self.entries(&table.at("entries"), raw.entries),
         }
     }
 
-    fn store(&mut self, key: &Key, raw: Option<&str>) -> ReplayStore {
-        if raw.is_some_and(|written| written != "memory") {
-            // Not repeated in the message: what looks like an address may hold a password.
-            self.error(key, "this is not a store", "write \"memory\"");
+    fn store(&mut self, table: &Key, raw: &RawReplay) -> ReplayStore {
+        match raw.store.as_deref() {
+            None | Some("memory") => {
+                self.no_redis(table);
+                ReplayStore::Memory
+            }
+            Some(written) => match self.redis(table, raw, written) {
+                Some(redis) => ReplayStore::Redis(Box::new(redis)),
+                None => ReplayStore::Memory,
+            },
         }
-        ReplayStore::Memory
     }
 
     fn entries(&mut self, key: &Key, raw: Option<Count>) -> usize {
@@ -59,7 +64,7 @@ impl Checker<'_> {
     /// A table that no route uses was most likely meant for one.
     pub(super) fn guards_something(&mut self, routes: &[RouteConfig]) {
         let table = Key::of(&["replay"]);
-        let written = ["store", "on_store_failure", "entries"]
+        let written = ["store", "on_store_failure", "entries", "prefix", "timeout"]
             .iter()
             .any(|name| self.origin(&table.at(name)) != Origin::Default);
         if written && !routes.is_empty() && routes.iter().all(|route| route.guard.is_none()) {

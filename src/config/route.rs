@@ -927,7 +927,7 @@ fn http_address(written: &str) -> Result<UpstreamAddr, (&'static str, String)> {
 }
 
 /// Splits `host`, `host:port`, `[v6]` and `[v6]:port`.
-fn split_authority(authority: &str, port_default: u16) -> Option<(String, u16)> {
+pub(super) fn split_authority(authority: &str, port_default: u16) -> Option<(String, u16)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']')?;

@@ -203,7 +203,7 @@ impl Shard {
     fn settle(&mut self, id: Id, token: Token, settlement: Settlement, now: Moment) {
         let lease = self.leases.find_entry(hash(&id), |entry| entry.id == id);
         match (lease, settlement) {
-            (Ok(lease), _) if lease.get().token != token => {}
+            (Ok(lease), _) if lease.get().token != token && now < lease.get().lapses => {}
             (Ok(lease), Settlement::Failed) => {
                 lease.remove();
                 self.shrink();

@@ -11,34 +11,39 @@
 //! ```
 
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 mod store;
 
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+#[cfg(feature = "redis")]
+use anyhow::Context as _;
 use http::{Response, StatusCode};
+#[cfg(feature = "redis")]
+use sha2::{Digest as _, Sha256};
 use tokio::{
     runtime::Handle,
     time::{Instant, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 
+#[cfg(feature = "redis")]
+pub use self::redis::{Fault as RedisFault, Store as RedisStore};
 pub use self::{
     memory::{ENTRY_BYTES_MAX, Store as MemoryStore},
     store::{Admission, Id, IdKey, Settlement, Store, StoreFault, Token},
 };
 use crate::{
     body::StoreError,
-    config::{GuardConfig, OnDuplicate, OnStoreFailure, ReplayConfig, ReplayStore},
-    reject::{Chain, Rejection, SignatureFault},
+    config::{GuardConfig, OnDuplicate, OnStoreFailure, RedisConfig, ReplayConfig, ReplayStore},
+    reject::{Rejection, SignatureFault},
     scheme::{
         ClaimError, HANDSHAKE_BODY_MAX, HandshakeMode, Place, Request, RequestHead, Scheme,
         WHOLE_BODY_MAX,
@@ -46,6 +51,9 @@ use crate::{
     telemetry::ReplayMetrics,
     verify::{Standing, Verified},
 };
+
+#[cfg(feature = "redis")]
+use crate::secret::SecretSource;
 
 /// A verified request that may be forwarded now.
 ///
@@ -90,7 +98,6 @@ pub struct Guard {
     key: IdKey,
     on_store_failure: OnStoreFailure,
     metrics: ReplayMetrics,
-    failing: AtomicBool,
     /// Deliveries whose senders have left.
     left: TaskTracker,
 }
@@ -119,27 +126,27 @@ impl Guard {
     /// Opens the store.
     ///
     /// # Errors
-    /// If there are no random numbers.
+    /// If there are no random numbers, or the store's secrets or certificates cannot be used.
     pub fn new(config: &ReplayConfig, metrics: ReplayMetrics) -> anyhow::Result<Self> {
-        let (store, key) = match config.store {
+        let (store, key) = match &config.store {
             ReplayStore::Memory => {
                 let mut key = [0; 32];
                 aws_lc_rs::rand::fill(&mut key)
                     .map_err(|_| anyhow::anyhow!("the system has no random numbers"))?;
                 let store = MemoryStore::new(config.entries, Instant::now());
-                (Store::Memory(store), key)
+                metrics.set_up(true);
+                (Store::Memory(store), IdKey::new(&key))
             }
+            ReplayStore::Redis(redis) => redis_store(redis, config.on_store_failure, &metrics)?,
         };
-        metrics.answered();
         let left = TaskTracker::new();
         // It can be waited for at any time; what comes later is tracked all the same.
         left.close();
         Ok(Self {
             store,
-            key: IdKey::new(&key),
+            key,
             on_store_failure: config.on_store_failure,
             metrics,
-            failing: AtomicBool::new(false),
             left,
         })
     }
@@ -158,6 +165,22 @@ impl Guard {
             tracing::info!(deliveries, "draining deliveries whose senders have left");
         }
         self.left.wait().await;
+        self.store.settled().await;
+    }
+
+    /// Begins to connect to the store, where that is another process. Call it within the runtime.
+    pub fn connect(&self) {
+        self.store.connect();
+    }
+
+    /// Why the store cannot be asked; `None`: it can, as far as is known.
+    pub fn trouble(&self) -> Option<StoreFault> {
+        self.store.trouble()
+    }
+
+    /// Whether deliveries are refused while the store cannot be asked.
+    pub fn is_strict(&self) -> bool {
+        self.on_store_failure == OnStoreFailure::Reject
     }
 
     async fn admit<'s>(
@@ -172,8 +195,7 @@ impl Guard {
         let identity = identity(&mut request).await?;
         let id = self.key.id(&request.route().name, &identity);
         let now = Instant::now();
-        let asked = self.store.admit(id, settings.lease, now).await;
-        let admission = match self.heard("admit", asked) {
+        let admission = match self.store.admit(id, settings.lease, now).await {
             Ok(admission) => admission,
             Err(fault) => {
                 return match self.on_store_failure {
@@ -205,37 +227,43 @@ impl Guard {
             Admission::Full => Err(Rejection::ReplayStoreFull),
         }
     }
+}
 
-    /// Tells of a store that fails or is back, once each time.
-    fn heard<T>(
-        &self,
-        operation: &'static str,
-        answer: Result<T, StoreFault>,
-    ) -> Result<T, StoreFault> {
-        match &answer {
-            Ok(_) => {
-                if self.failing.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the replay store answers again");
-                }
-                self.metrics.answered();
-            }
-            Err(fault) => {
-                self.metrics.failed(operation);
-                if !self.failing.swap(true, Ordering::Relaxed) {
-                    let consequence = match self.on_store_failure {
-                        OnStoreFailure::Reject => "deliveries to guarded routes get 503",
-                        OnStoreFailure::Admit => "deliveries to guarded routes pass unguarded",
-                    };
-                    tracing::error!(
-                        operation,
-                        error = %Chain(fault),
-                        "the replay store fails: {consequence}"
-                    );
-                }
-            }
-        }
-        answer
-    }
+/// The store in Redis, and the key that all instances share.
+#[cfg(feature = "redis")]
+fn redis_store(
+    config: &RedisConfig,
+    on_failure: OnStoreFailure,
+    metrics: &ReplayMetrics,
+) -> anyhow::Result<(Store, IdKey)> {
+    let read = |source: &SecretSource, what: &str| {
+        let loaded = source.read();
+        let loaded = loaded.with_context(|| format!("{what} of the replay store: {source}"))?;
+        anyhow::Ok(loaded.secret)
+    };
+    let password = config.password.as_ref();
+    let password = password.map(|source| read(source, "the password"));
+    let key = match &config.key {
+        Some(source) => Sha256::digest(read(source, "the key")?.expose()),
+        None => Sha256::digest("countersign"),
+    };
+    let store = RedisStore::new(
+        config,
+        password.transpose()?.as_ref(),
+        on_failure,
+        metrics.clone(),
+    )?;
+    Ok((Store::Redis(store), IdKey::new(&key.into())))
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis_store(
+    _: &RedisConfig,
+    _: OnStoreFailure,
+    _: &ReplayMetrics,
+) -> anyhow::Result<(Store, IdKey)> {
+    // `config` has refused it.
+    anyhow::bail!("this binary was built without Redis")
 }
 
 /// Whether it is a signed handshake that the upstream answers: those come again and want an answer each time.
@@ -328,12 +356,11 @@ impl Held {
     }
 
     async fn settle(&self, settlement: Settlement) {
-        let guard = &self.guard;
-        let asked = guard
-            .store
-            .settle(self.id, self.token, settlement, Instant::now());
-        // The delivery is over, so its sender hears how it ended; the lease lapses.
-        let _ = guard.heard("settle", asked.await);
+        let store = &self.guard.store;
+        // The delivery is over, so its sender hears how it ended, whatever becomes of the lease. The store tells of its faults itself.
+        let _ = store
+            .settle(self.id, self.token, settlement, Instant::now())
+            .await;
     }
 }
 

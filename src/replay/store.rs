@@ -7,6 +7,8 @@ use sha2::Sha256;
 use tokio::time::Instant;
 
 use super::memory;
+#[cfg(feature = "redis")]
+use super::redis;
 
 /// What tells one delivery from all others: a keyed hash, so that a store shows neither delivery ids nor tags.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,10 +88,20 @@ pub enum Settlement {
 #[error(transparent)]
 pub struct StoreFault(pub Box<dyn Error + Send + Sync>);
 
+#[cfg(feature = "redis")]
+impl From<redis::Fault> for StoreFault {
+    fn from(fault: redis::Fault) -> Self {
+        Self(Box::new(fault))
+    }
+}
+
 /// Where leases and outcomes are kept.
 pub enum Store {
     /// In this process.
     Memory(memory::Store),
+    /// In Redis or Valkey, for all instances.
+    #[cfg(feature = "redis")]
+    Redis(redis::Store),
 }
 
 impl Store {
@@ -111,6 +123,8 @@ impl Store {
     ) -> Result<Admission, StoreFault> {
         match self {
             Self::Memory(store) => Ok(store.admit(id, lease, now)),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => Ok(store.admit(id, lease).await?),
         }
     }
 
@@ -131,6 +145,8 @@ impl Store {
     ) -> Result<(), StoreFault> {
         match self {
             Self::Memory(store) => store.settle(id, token, settlement, now),
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.settle(id, token, settlement).await?,
         }
         Ok(())
     }
@@ -139,6 +155,8 @@ impl Store {
     pub fn entries(&self) -> Option<u64> {
         match self {
             Self::Memory(store) => Some(store.entries()),
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => None,
         }
     }
 
@@ -146,6 +164,35 @@ impl Store {
     pub fn evicted(&self) -> u64 {
         match self {
             Self::Memory(store) => store.evicted(),
+            #[cfg(feature = "redis")]
+            Self::Redis(_) => 0,
+        }
+    }
+
+    /// Waits until nothing is left to be settled that was tried in vain.
+    pub async fn settled(&self) {
+        match self {
+            Self::Memory(_) => {}
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.settled().await,
+        }
+    }
+
+    /// Begins to connect, where there is something to connect to. Call it within the runtime.
+    pub fn connect(&self) {
+        match self {
+            Self::Memory(_) => {}
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.connect(),
+        }
+    }
+
+    /// Why it cannot be asked; `None`: it can, as far as is known.
+    pub fn trouble(&self) -> Option<StoreFault> {
+        match self {
+            Self::Memory(_) => None,
+            #[cfg(feature = "redis")]
+            Self::Redis(store) => store.trouble().map(StoreFault::from),
         }
     }
 }

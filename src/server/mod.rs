@@ -72,6 +72,7 @@ impl Server {
     /// `hurry` ends the draining at once.
     pub async fn run(self, hurry: CancellationToken) -> Ended {
         let shared = self.0;
+        shared.gateway.lasting.replay.connect();
         shared.start();
         tokio::select! {
             () = shared.stopping.cancelled() => {}

@@ -61,8 +61,8 @@ struct KeyFetchLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OperationLabel {
-    operation: &'static str,
+struct KindLabel {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -158,7 +158,7 @@ pub struct ReplayMetrics {
     entries: Gauge,
     evictions: Counter,
     up: Gauge,
-    errors: Family<OperationLabel, Counter>,
+    errors: Family<KindLabel, Counter>,
 }
 
 impl ReplayMetrics {
@@ -169,17 +169,14 @@ impl ReplayMetrics {
             .inc_by(evicted.saturating_sub(self.evictions.get()));
     }
 
-    /// It answered.
-    pub fn answered(&self) {
-        self.up.set(1);
+    /// Whether it can be asked.
+    pub fn set_up(&self, up: bool) {
+        self.up.set(up.into());
     }
 
-    /// It did not: the word is what it was asked.
-    pub fn failed(&self, operation: &'static str) {
-        self.up.set(0);
-        self.errors
-            .get_or_create(&OperationLabel { operation })
-            .inc();
+    /// Counts a fault: a word of a closed set.
+    pub fn failed(&self, kind: &'static str) {
+        self.errors.get_or_create(&KindLabel { kind }).inc();
     }
 }
 

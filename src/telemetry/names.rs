@@ -72,11 +72,11 @@ pub(super) const REPLAY_EVICTIONS: Name = (
 );
 pub(super) const REPLAY_STORE_UP: Name = (
     "countersign_replay_store_up",
-    "Whether the replay store answered when it was last asked",
+    "Whether the store of the replay guards can be asked; 0: see `on_store_failure`. Always 1 in memory",
 );
 pub(super) const REPLAY_STORE_ERRORS: Name = (
     "countersign_replay_store_errors",
-    "Questions to the replay store that failed, by operation",
+    "Questions to the store of the replay guards, and attempts to connect to it, that failed, by kind",
 );
 pub(super) const LOG_DROPPED: Name = (
     "countersign_log_lines_dropped",

@@ -10,6 +10,8 @@ mod conformance;
 mod drain;
 mod fetch;
 mod figures;
+#[cfg(feature = "redis")]
+mod fleet;
 mod forwards_bytes_unchanged;
 mod handshakes;
 mod hardening;
@@ -19,6 +21,10 @@ mod memory;
 mod providers;
 mod public_url;
 mod receivers;
+#[cfg(feature = "redis")]
+mod redis_guard;
+#[cfg(feature = "redis")]
+mod redis_store;
 mod reload;
 mod replay;
 mod schemes;

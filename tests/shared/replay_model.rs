@@ -109,7 +109,9 @@ impl Model {
     fn settle(&mut self, id: u8, owner: Token, success: Option<(u16, u32)>) {
         self.expire();
         let fits = match (self.entries.get(&id), success) {
-            (Some(Entry::Lease { token, .. }), _) if *token != owner => return,
+            (Some(Entry::Lease { token, lapses }), _) if *token != owner && self.now < *lapses => {
+                return;
+            }
             (Some(Entry::Lease { .. }), _) => {
                 self.entries.remove(&id);
                 true

@@ -9,6 +9,7 @@
 )]
 
 pub(crate) mod client;
+pub(crate) mod cut;
 pub(crate) mod delivery;
 pub(crate) mod floods;
 pub(crate) mod frames;
@@ -19,6 +20,10 @@ pub(crate) mod key_server;
 pub(crate) mod logs;
 pub(crate) mod recorded;
 pub(crate) mod recorder;
+#[path = "../../shared/redis_server.rs"]
+pub(crate) mod redis_server;
+#[path = "../../shared/replay_model.rs"]
+pub(crate) mod replay_model;
 pub(crate) mod script;
 pub(crate) mod sign;
 pub(crate) mod tls;
