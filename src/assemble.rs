@@ -81,6 +81,7 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
             gap: limits.body_timeout,
             bytes_per_second_min: limits.body_min_rate,
         },
+        in_flight_max: limits.in_flight,
         head_bytes_max: limits.headers as usize,
         identity: Identity::new(&config.server.mark),
     };
@@ -94,6 +95,7 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
             clock: Box::new(SystemClock),
             telemetry,
             ids: RequestIds::default(),
+            in_flight: Arc::default(),
         },
         findings,
     ))

@@ -18,6 +18,7 @@ pub mod config;
 pub mod fetch;
 pub mod forward;
 pub mod handshake;
+pub mod limit;
 pub mod listen;
 pub mod pem;
 pub mod pipeline;

@@ -22,6 +22,7 @@ use crate::{
     clock::{Clock, UnixTime},
     fetch, forward,
     handshake::{self, Unsigned},
+    limit::{Place, Places},
     receive::{self, Head, Peer, Received},
     reject::{Blame, Rejection, SignatureFault},
     replay,
@@ -49,6 +50,8 @@ pub struct Gateway {
     pub telemetry: Telemetry,
     /// Where request ids come from.
     pub ids: RequestIds,
+    /// Who is being served.
+    pub in_flight: Arc<Places>,
 }
 
 /// The stages of one request. Each takes what the one before proved.
@@ -60,6 +63,7 @@ async fn handle(
     event: &mut RequestEvent,
 ) -> Result<Handled, Rejection> {
     let head = &received.head;
+    event.peer = head.sender();
     if s.identity.passed_before(&head.headers) {
         return Err(Rejection::Loop);
     }
@@ -68,9 +72,17 @@ async fn handle(
         .find(&head.host_name, &head.target)
         .ok_or(Rejection::NoRoute)?;
     event.route = Some(route.index);
+    if !route.allows(event.peer) {
+        return Err(Rejection::SenderNotAllowed);
+    }
     route
         .check_method(&head.method)
         .map_err(|allow| Rejection::MethodNotAllowed { allow })?;
+    // Before anything else that costs, because whoever sends too much is most likely to be a stranger.
+    let now = event.began.into_std();
+    route
+        .count_sender(event.peer, now)
+        .map_err(Rejection::Excess)?;
     let keys = route.usable_keys(received.at);
     let signs_url = route.scheme.signs_url() || route.scheme.signs_path();
     let url = signs_url.then(|| head.public_url(route)).flatten();
@@ -89,6 +101,8 @@ async fn handle(
         },
     };
 
+    // Only now: what the head shows to be no delivery leaves the route's rate and places to those that may be.
+    let place = route.count(now).map_err(Rejection::Excess)?;
     let mut request =
         receive::collect(received, route, claim, keys, url, &s.bodies, s.pace).await?;
     event.body_received(&request);
@@ -108,13 +122,13 @@ async fn handle(
     let (outcome, replay::Lease::NotRequired) =
         forward::send(admitted, &s.upstreams, &s.identity).await;
     event.upstream = Some(sent.elapsed());
-    outcome.map(Handled::Forwarded)
+    outcome.map(|response| Handled::Forwarded(response, place))
 }
 
 /// How a request ended well.
 enum Handled {
-    /// The upstream's answer.
-    Forwarded(Response<UpstreamBody>),
+    /// The upstream's answer, and the place that is taken up to its end.
+    Forwarded(Response<UpstreamBody>, Option<Place>),
     /// Our answer to a handshake.
     Handshake(HandshakeAnswer),
 }
@@ -152,20 +166,22 @@ pub async fn serve(
     let (parts, mut body) = request.into_parts();
     let mut report = Report {
         event: RequestEvent::new(id, at, peer.address),
+        place: gateway.in_flight.take(gateway.snapshot.in_flight_max),
         gateway: gateway.clone(),
     };
     gateway.telemetry.metrics.inflight.inc();
     let expects_continue = parts.headers.contains_key(header::EXPECT);
     let outcome = match received(parts, peer, &mut body, id, at, &gateway.snapshot) {
+        Ok(_) if report.place.is_none() => Err(Rejection::Overload),
         Ok(received) => handle(&gateway.snapshot, received, &mut report.event).await,
         Err(rejection) => Err(rejection),
     };
     let (mut response, ends) = match outcome {
-        Ok(Handled::Forwarded(response)) => {
+        Ok(Handled::Forwarded(response, place)) => {
             report.event.status = response.status().as_u16();
             // Until the answer has gone out whole: if it never does, the sender has left.
             report.event.outcome = Outcome::Cut;
-            return response.map(|upstream| AnswerBody::passing(upstream, report));
+            return response.map(|upstream| AnswerBody::passing(upstream, place, report));
         }
         Ok(Handled::Handshake(answer)) => {
             report.event.answered(&answer);
@@ -276,6 +292,8 @@ impl RequestIds {
 /// Tells of the request when it is dropped: after the last byte of the answer, or when the sender has left.
 struct Report {
     event: RequestEvent,
+    /// Among [`Gateway::in_flight`].
+    place: Option<Place>,
     gateway: Arc<Gateway>,
 }
 
@@ -319,14 +337,21 @@ enum AnswerKind {
         /// sender would see a broken stream instead of the answer.
         _refused: Incoming,
     },
-    Upstream(UpstreamBody),
+    Upstream {
+        body: UpstreamBody,
+        /// Among those of the route.
+        _place: Option<Place>,
+    },
 }
 
 impl AnswerBody {
     /// An upstream's answer, and what to tell of it when its last byte has gone.
-    fn passing(upstream: UpstreamBody, report: Report) -> Self {
+    fn passing(body: UpstreamBody, place: Option<Place>, report: Report) -> Self {
         let mut body = Self {
-            kind: AnswerKind::Upstream(upstream),
+            kind: AnswerKind::Upstream {
+                body,
+                _place: place,
+            },
             report: Some(report),
         };
         // hyper does not ask for frames of a body that is empty from the start.
@@ -358,7 +383,7 @@ impl Body for AnswerBody {
             AnswerKind::Own { answer, .. } => {
                 return Poll::Ready(answer.take().map(|answer| Ok(Frame::data(answer))));
             }
-            AnswerKind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            AnswerKind::Upstream { body, .. } => ready!(Pin::new(body).poll_frame(cx)),
         };
         match &frame {
             None => this.completed(),
@@ -378,7 +403,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             AnswerKind::Own { answer, .. } => answer.is_none(),
-            AnswerKind::Upstream(body) => body.is_end_stream(),
+            AnswerKind::Upstream { body, .. } => body.is_end_stream(),
         }
     }
 
@@ -387,7 +412,7 @@ impl Body for AnswerBody {
             AnswerKind::Own { answer, .. } => {
                 SizeHint::with_exact(answer.as_ref().map_or(0, |answer| answer.len() as u64))
             }
-            AnswerKind::Upstream(body) => body.size_hint(),
+            AnswerKind::Upstream { body, .. } => body.size_hint(),
         }
     }
 }
@@ -446,7 +471,9 @@ impl RequestEvent {
         self.outcome = match (rejection, rejection.blame()) {
             (Rejection::NotVerified { .. }, _) => Outcome::NotVerified,
             (_, Blame::Sender) => Outcome::Rejected,
-            (_, Blame::Operator | Blame::Provider | Blame::Gateway) => Outcome::Unavailable,
+            (_, Blame::Operator | Blame::Provider | Blame::Gateway | Blame::Load) => {
+                Outcome::Unavailable
+            }
             (_, Blame::Upstream) => Outcome::UpstreamError,
         };
     }

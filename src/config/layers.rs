@@ -27,11 +27,15 @@ const LISTS: [&str; 3] = [
 ];
 
 /// Keys whose value is a number. All others are text, whatever they look like.
-const NUMBERS: [&str; 3] = [
+const NUMBERS: [&str; 4] = [
     "server.threads",
     "limits.connections",
     "limits.http2_streams",
+    "limits.in_flight",
 ];
+
+/// Keys whose value is true or false.
+const SWITCHES: [&str; 1] = ["server.proxy_protocol"];
 
 /// Which flag gives a key; the part of a route's key behind `route.0.` for those that make a route.
 const FLAGS: [(&str, &str); 17] = [
@@ -441,6 +445,11 @@ fn scalar(key: &str, value: &str) -> Value {
         && let Ok(number) = value.trim().parse::<i64>()
     {
         return Value::from(number);
+    }
+    if SWITCHES.contains(&key)
+        && let Ok(on) = value.trim().parse::<bool>()
+    {
+        return Value::from(on);
     }
     if LISTS.contains(&key)
         && value.trim_start().starts_with('[')

@@ -14,6 +14,7 @@ mod public_url;
 mod raw;
 mod route;
 mod server;
+mod throttle;
 mod units;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -28,7 +29,7 @@ pub use self::{
     public_url::PublicUrl,
     raw::known_keys,
 };
-use crate::{clock::UnixTime, scheme::Scheme, secret::SecretSource};
+use crate::{clock::UnixTime, limit::Rate, scheme::Scheme, secret::SecretSource};
 
 /// Where the configuration's text comes from.
 #[derive(Debug, Clone)]
@@ -153,8 +154,10 @@ pub struct Server {
     pub threads: usize,
     /// How long a stopping process waits for requests under way.
     pub drain: Duration,
-    /// Whose `X-Forwarded-*`, `Forwarded` and `Via` are believed and extended.
+    /// Whose `X-Forwarded-*`, `Forwarded`, `Via` and PROXY protocol are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether connections begin with who they come from: all of them, or those from `trusted_proxies` if there are any.
+    pub proxy_protocol: bool,
     /// Name of the header that says "verified".
     pub mark: HeaderName,
     /// TLS for all TCP and Unix listeners; `None`: plaintext.
@@ -213,6 +216,8 @@ pub struct Limits {
     pub connections: usize,
     /// Streams at once on one HTTP/2 connection.
     pub http2_streams: u32,
+    /// Requests at once, from their heads to the ends of their answers.
+    pub in_flight: usize,
 }
 
 /// `[log]`
@@ -292,6 +297,21 @@ pub struct RouteConfig {
     pub public_url: Option<PublicUrl>,
     /// Where a secret goes that arrives in a handshake; `None`: none is taken.
     pub pairing: Option<PairingConfig>,
+    /// How much is taken, and from whom.
+    pub throttle: ThrottleConfig,
+}
+
+/// `allow`, `rate`, `sender_rate`, `concurrency`
+#[derive(Debug, Clone, Default)]
+pub struct ThrottleConfig {
+    /// Whom requests may come from; empty: anyone.
+    pub allow: Vec<IpNet>,
+    /// How many requests are taken in.
+    pub rate: Option<Rate>,
+    /// How many from one address.
+    pub sender_rate: Option<Rate>,
+    /// How many at once.
+    pub concurrency: Option<usize>,
 }
 
 /// `pairing`

@@ -25,6 +25,7 @@ admin = "127.0.0.1:9600"
 threads = 0
 drain = "30s"
 trusted_proxies = []
+proxy_protocol = false
 mark = "Countersign-Verified"
 
 [limits]
@@ -38,6 +39,7 @@ body_min_rate = "1KiB/s"
 idle_timeout = "75s"
 connections = 10000
 http2_streams = 100
+in_flight = 10000
 
 [log]
 format = "json"
@@ -66,7 +68,7 @@ handshake = "answer"
 "#;
 
 /// Keys that this version does not know but that people will try, with what to say to them.
-pub(super) const TOMBSTONES: [(&str, &str); 5] = [
+pub(super) const TOMBSTONES: [(&str, &str); 3] = [
     (
         "replay",
         "remove the table: repeated deliveries are not recognised yet, so the upstream must bear them",
@@ -78,14 +80,6 @@ pub(super) const TOMBSTONES: [(&str, &str); 5] = [
     (
         "route.mode",
         "remove it: every route refuses what it cannot verify",
-    ),
-    (
-        "route.rate_limit",
-        "remove it: limit rates in front of the gateway",
-    ),
-    (
-        "server.proxy_protocol",
-        "remove it, and have the load balancer send `X-Forwarded-For`, which `trusted_proxies` lets pass",
     ),
 ];
 
@@ -107,6 +101,7 @@ pub(super) struct RawServer {
     pub(super) threads: Option<Count>,
     pub(super) drain: Option<DurationText>,
     pub(super) trusted_proxies: Option<OneOrMany>,
+    pub(super) proxy_protocol: Option<bool>,
     pub(super) mark: Option<String>,
     pub(super) tls: Option<RawTls>,
 }
@@ -141,6 +136,7 @@ pub(super) struct RawLimits {
     pub(super) idle_timeout: Option<DurationText>,
     pub(super) connections: Option<Count>,
     pub(super) http2_streams: Option<Count>,
+    pub(super) in_flight: Option<Count>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -189,6 +185,12 @@ pub(super) struct RawRoute {
     pub(super) tolerance: Option<DurationText>,
     pub(super) body: Option<SizeText>,
     pub(super) reject_status: Option<Count>,
+    pub(super) allow: Option<OneOrMany>,
+    pub(super) rate: Option<FrequencyText>,
+    pub(super) burst: Option<Count>,
+    pub(super) sender_rate: Option<FrequencyText>,
+    pub(super) sender_burst: Option<Count>,
+    pub(super) concurrency: Option<Count>,
     pub(super) handshake: Option<String>,
     pub(super) pairing: Option<RawPairing>,
 }
@@ -343,6 +345,7 @@ macro_rules! quantity {
 quantity!(DurationText, "a duration", false);
 quantity!(SizeText, "a size", true);
 quantity!(RateText, "a rate", true);
+quantity!(FrequencyText, "a number of requests in a time", false);
 
 /// Every key of the file, dotted, without the places in lists: `server.listen`, `route.secrets.id`.
 pub fn known_keys() -> Vec<String> {

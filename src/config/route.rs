@@ -78,6 +78,7 @@ impl Checker<'_> {
         self.body_fits(&key, raw.body.is_some(), body_bytes_max, limits);
         let reject_status = self.reject_status(&table.at("reject_status"), raw.reject_status);
         let pairing = self.pairing(table, raw, scheme.as_ref(), &secrets);
+        let throttle = self.throttle(table, raw);
         Some(RouteConfig {
             name: name?,
             host,
@@ -91,6 +92,7 @@ impl Checker<'_> {
             reject_status,
             public_url,
             pairing,
+            throttle,
         })
     }
 

@@ -2,6 +2,7 @@
 
 mod accept;
 mod connection;
+mod proxy_header;
 mod stopping;
 mod tls;
 mod transport;
@@ -63,7 +64,8 @@ impl Server {
             gateway,
             tls: tls.map(|tls| TlsAcceptor::from(Arc::new(tls))),
             limits: config.limits.clone(),
-            trusted_proxies: config.server.trusted_proxies.clone(),
+            trusted_proxies: config.server.trusted_proxies.clone().into(),
+            proxy_protocol: config.server.proxy_protocol,
             stopping: Stopping::default(),
         };
         Ok(Self {

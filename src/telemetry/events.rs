@@ -69,7 +69,7 @@ pub struct RequestEvent {
     pub at: UnixTime,
     /// The same on a clock that never jumps.
     pub began: Instant,
-    /// Who connected.
+    /// Whom it comes from, as far as is known.
     pub peer: Option<IpAddr>,
     /// Place of its route.
     pub route: Option<usize>,
@@ -187,9 +187,9 @@ impl RequestLog {
         metrics.count(event, route.map(|(_, counters)| counters), total);
         let level = match event.blame {
             None | Some(Blame::Sender) => LogLevel::Info,
-            Some(Blame::Operator | Blame::Provider | Blame::Upstream | Blame::Gateway) => {
-                LogLevel::Warn
-            }
+            Some(
+                Blame::Operator | Blame::Provider | Blame::Upstream | Blame::Gateway | Blame::Load,
+            ) => LogLevel::Warn,
         };
         if level > self.level {
             return;
@@ -241,7 +241,10 @@ impl RequestLog {
 
     /// `None` if the line is not to be written, else how many were left out before it.
     fn admit(&self, event: &RequestEvent) -> Option<u64> {
-        if !matches!(event.blame, Some(Blame::Sender | Blame::Provider)) {
+        if !matches!(
+            event.blame,
+            Some(Blame::Sender | Blame::Provider | Blame::Load)
+        ) {
             return Some(0);
         }
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);

@@ -38,6 +38,12 @@ struct RequestLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    route: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerificationLabels {
     route: String,
     scheme: String,
@@ -88,6 +94,7 @@ fn bytes() -> Histogram {
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    refusals: Family<RefusalLabels, Counter>,
     verifications: Family<VerificationLabels, Counter>,
     handshakes: Family<HandshakeLabels, Counter>,
     request_duration: Family<RouteLabel, Histogram>,
@@ -109,6 +116,8 @@ pub struct Metrics {
     pub accept_errors: Counter,
     /// Failed TLS handshakes.
     pub handshake_errors: Counter,
+    /// PROXY headers that were missing or malformed, or did not come in time.
+    pub proxy_header_errors: Counter,
     /// Heads that were not HTTP.
     pub unreadable_heads: Counter,
 }
@@ -147,6 +156,7 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
+            refusals: Family::default(),
             verifications: Family::default(),
             handshakes: Family::default(),
             request_duration: Family::new_with_constructor(seconds),
@@ -166,11 +176,14 @@ impl Default for Metrics {
             connections: Gauge::default(),
             accept_errors: Counter::default(),
             handshake_errors: Counter::default(),
+            proxy_header_errors: Counter::default(),
             unreadable_heads: Counter::default(),
         };
         let registry = &mut metrics.registry;
         let (name, help) = names::REQUESTS;
         registry.register(name, help, metrics.requests.clone());
+        let (name, help) = names::REFUSALS;
+        registry.register(name, help, metrics.refusals.clone());
         let (name, help) = names::VERIFICATIONS;
         registry.register(name, help, metrics.verifications.clone());
         let (name, help) = names::HANDSHAKES;
@@ -197,6 +210,8 @@ impl Default for Metrics {
         registry.register(name, help, metrics.accept_errors.clone());
         let (name, help) = names::HANDSHAKE_ERRORS;
         registry.register(name, help, metrics.handshake_errors.clone());
+        let (name, help) = names::PROXY_HEADER_ERRORS;
+        registry.register(name, help, metrics.proxy_header_errors.clone());
         let (name, help) = names::UNREADABLE_HEADS;
         registry.register(name, help, metrics.unreadable_heads.clone());
         let (name, help) = names::BUFFERED;
@@ -281,6 +296,13 @@ impl Metrics {
 
     /// Counts one finished request.
     fn count(&self, event: &RequestEvent, route: Option<&RouteCounters>, total: Duration) {
+        if !event.reason.is_empty() {
+            let labels = RefusalLabels {
+                route: route.map(|route| route.route.clone()).unwrap_or_default(),
+                reason: event.reason,
+            };
+            self.refusals.get_or_create(&labels).inc();
+        }
         let Some(route) = route else {
             self.requests
                 .get_or_create(&RequestLabels {
