@@ -108,6 +108,7 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
         return text(status, TEXT, format!("{verdict}\n"));
     }
     let mut checks = format!("{} accepting\n", if stopping { "[-]" } else { "[+]" });
+    let now = gateway.clock.now();
     for route in gateway.snapshot.routes.iter() {
         let line = match (route.scheme.needs_secret(), route.keys.len()) {
             (true, 0) if route.fetching.is_some() => {
@@ -121,6 +122,12 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
             (true, keys) => format!("[+] route {}: {keys} usable secret(s)\n", route.name),
         };
         checks.push_str(&line);
+        if let Some(until) = route.observe_until().filter(|_| route.observes(now)) {
+            checks.push_str(&format!(
+                "[!] route {}: only observes until {until}: what does not verify is forwarded\n",
+                route.name
+            ));
+        }
     }
     checks.push_str(&format!("{verdict}\n"));
     text(status, TEXT, checks)

@@ -87,11 +87,16 @@ async fn handle(
     let signs_url = route.scheme.signs_url() || route.scheme.signs_path();
     let url = signs_url.then(|| head.public_url(route)).flatten();
     // A handshake that nobody signs ends here, or goes on without the mark. All else has to bear a signature.
-    let claim = match handshake::of_head(route, &received, &keys, &mut event.handshake).await? {
+    let unsigned = handshake::of_head(route, &received, &keys, &mut event.handshake).await?;
+    let (claim, fault) = match unsigned {
         Some(Unsigned::Answer(answer)) => return Ok(Handled::Handshake(answer)),
-        Some(Unsigned::Forward(claim)) => claim,
+        Some(Unsigned::Forward(claim)) => (claim, None),
         None => match claim(route, head, &keys, url.as_ref(), received.at) {
-            Ok(claim) => claim,
+            Ok(claim) => (claim, None),
+            // Its body is wanted all the same, and `verify` says what becomes of it.
+            Err(Rejection::NotVerified { fault, .. }) if route.observes(received.at) => {
+                (Claim::of_nothing(received.at), Some(fault))
+            }
             Err(refusal) => {
                 let (bodies, kind) = (&s.bodies, &mut event.handshake);
                 let answer = handshake::of_body(route, received, bodies, s.pace, kind);
@@ -106,6 +111,9 @@ async fn handle(
     let mut request =
         receive::collect(received, route, claim, keys, url, &s.bodies, s.pace).await?;
     event.body_received(&request);
+    if let Some(fault) = fault {
+        request.set_fault(fault);
+    }
 
     // Keys that the operator did not pin. After every check that costs less: few forged requests come so far.
     let origin = fetch::complete(&mut request, s.fetcher.as_ref()).await?;
@@ -363,9 +371,7 @@ impl AnswerBody {
 
     fn completed(&mut self) {
         if let Some(mut report) = self.report.take() {
-            report.event.outcome = Outcome::Forwarded;
-            report.event.reason = "";
-            report.event.blame = None;
+            report.event.forwarded();
         }
     }
 }
@@ -432,6 +438,7 @@ impl RequestEvent {
             detail: String::new(),
             blame: Some(Blame::Sender),
             verified: false,
+            observed: None,
             key: None,
             signed_at: None,
             status: 0,
@@ -449,10 +456,27 @@ impl RequestEvent {
     }
 
     fn verified(&mut self, request: &verify::Verified<'_>) {
-        self.verified = *request.standing() != Standing::Handshake;
-        if let Standing::Proven(proof) = request.standing() {
-            self.key = Some(proof.key().clone());
-            self.signed_at = proof.signed_at();
+        match request.standing() {
+            Standing::Proven(proof) => {
+                self.verified = true;
+                self.key = Some(proof.key().clone());
+                self.signed_at = proof.signed_at();
+            }
+            Standing::NotRequired => self.verified = true,
+            Standing::Handshake => {}
+            Standing::Observed(fault) => {
+                self.observed = Some((fault.reason(), fault.detail().to_owned()));
+            }
+        }
+    }
+
+    /// The last byte of the upstream's answer has gone out.
+    fn forwarded(&mut self) {
+        (self.outcome, self.blame) = (Outcome::Forwarded, None);
+        self.reason = "";
+        if let Some((reason, detail)) = &self.observed {
+            (self.outcome, self.blame) = (Outcome::Observed, Some(Blame::Sender));
+            (self.reason, self.detail) = (reason, detail.clone());
         }
     }
 

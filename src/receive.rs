@@ -19,7 +19,7 @@ pub use self::url::Url;
 use crate::{
     body::{BodyStore, RawBody, WholeBody},
     clock::UnixTime,
-    reject::Rejection,
+    reject::{Rejection, SignatureFault},
     route::{KeyRef, Route},
     scheme::{self, Check, Claim, ClaimError, Key, RequestHead, Verdict, WHOLE_BODY_MAX},
 };
@@ -250,6 +250,8 @@ pub(crate) struct Parts<'s> {
     pub(crate) signed_at: Option<UnixTime>,
     /// The public URL, where the scheme signs it.
     pub(crate) url: Option<Url>,
+    /// What is known to be wrong with its signature.
+    pub(crate) fault: Option<SignatureFault>,
     /// The body in one piece, where the check has to look into it.
     pub(crate) whole: Option<WholeBody>,
 }
@@ -291,6 +293,11 @@ impl<'s> Unverified<'s> {
         self.whole().map_or(Ok(Verdict::Mismatch), |whole| {
             self.parts.check.judge(&whole)
         })
+    }
+
+    /// Tells that its signature does not hold, whatever the check says.
+    pub fn set_fault(&mut self, fault: SignatureFault) {
+        self.parts.fault = Some(fault);
     }
 
     /// Has it checked with keys that were fetched, each with its name.
@@ -372,6 +379,7 @@ pub async fn collect<'s>(
             keys: keys.into_iter().map(KeyRef::Pinned).collect(),
             signed_at,
             url,
+            fault: None,
             whole,
         },
     })

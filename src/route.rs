@@ -42,6 +42,7 @@ pub struct Route {
     /// What of its limits is used up.
     pub throttle: Arc<Throttle>,
     limits: ThrottleConfig,
+    observe_until: Option<UnixTime>,
     methods: Vec<Method>,
     allow: HeaderValue,
 }
@@ -98,6 +99,7 @@ impl Route {
             challenges: ChallengeRate::default(),
             throttle: Arc::default(),
             limits: config.throttle.clone(),
+            observe_until: config.observe_until,
         }
     }
 
@@ -145,6 +147,16 @@ impl Route {
         let place = place.transpose()?;
         rate.map_or(Ok(()), |rate| self.throttle.count(rate, now))?;
         Ok(place)
+    }
+
+    /// Whether what does not verify is forwarded all the same, without the mark.
+    pub fn observes(&self, now: UnixTime) -> bool {
+        self.observe_until.is_some_and(|until| now < until)
+    }
+
+    /// Until when [`Self::observes`] holds, if ever.
+    pub fn observe_until(&self) -> Option<UnixTime> {
+        self.observe_until
     }
 
     /// Whether a request of this head, without a body, goes to the upstream although it is not signed.

@@ -299,6 +299,8 @@ pub struct RouteConfig {
     pub pairing: Option<PairingConfig>,
     /// How much is taken, and from whom.
     pub throttle: ThrottleConfig,
+    /// `mode = "observe"`: until then what does not verify is forwarded all the same, without the mark.
+    pub observe_until: Option<UnixTime>,
 }
 
 /// `allow`, `rate`, `sender_rate`, `concurrency`

@@ -65,10 +65,11 @@ keep_alive = "4s"
 idle_connections = 64
 reject_status = 401
 handshake = "answer"
+mode = "verify"
 "#;
 
 /// Keys that this version does not know but that people will try, with what to say to them.
-pub(super) const TOMBSTONES: [(&str, &str); 3] = [
+pub(super) const TOMBSTONES: [(&str, &str); 2] = [
     (
         "replay",
         "remove the table: repeated deliveries are not recognised yet, so the upstream must bear them",
@@ -76,10 +77,6 @@ pub(super) const TOMBSTONES: [(&str, &str); 3] = [
     (
         "route.replay",
         "remove it: repeated deliveries are not recognised yet, so the upstream must bear them",
-    ),
-    (
-        "route.mode",
-        "remove it: every route refuses what it cannot verify",
     ),
 ];
 
@@ -191,6 +188,8 @@ pub(super) struct RawRoute {
     pub(super) sender_rate: Option<FrequencyText>,
     pub(super) sender_burst: Option<Count>,
     pub(super) concurrency: Option<Count>,
+    pub(super) mode: Option<String>,
+    pub(super) observe_until: Option<String>,
     pub(super) handshake: Option<String>,
     pub(super) pairing: Option<RawPairing>,
 }

@@ -79,6 +79,7 @@ impl Checker<'_> {
         let reject_status = self.reject_status(&table.at("reject_status"), raw.reject_status);
         let pairing = self.pairing(table, raw, scheme.as_ref(), &secrets);
         let throttle = self.throttle(table, raw);
+        let observe_until = self.observe(table, raw, scheme.as_ref());
         Some(RouteConfig {
             name: name?,
             host,
@@ -93,6 +94,7 @@ impl Checker<'_> {
             public_url,
             pairing,
             throttle,
+            observe_until,
         })
     }
 
@@ -635,7 +637,7 @@ impl Checker<'_> {
             .or_else(|| credential.map(|name| SecretSource::Credential(name.to_owned())))
     }
 
-    fn time(&mut self, key: &Key, raw: Option<&str>) -> Option<UnixTime> {
+    pub(super) fn time(&mut self, key: &Key, raw: Option<&str>) -> Option<UnixTime> {
         let written = raw?;
         match written.parse::<jiff::Timestamp>() {
             Ok(time) => Some(UnixTime::from_millis(time.as_millisecond())),

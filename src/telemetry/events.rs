@@ -28,6 +28,8 @@ const REFUSED_LINES_PER_SECOND: u32 = 100;
 pub enum Outcome {
     /// The upstream's answer went back.
     Forwarded,
+    /// The same, although its signature did not hold: its route only observes.
+    Observed,
     /// It was a handshake, which the gateway answered.
     Handshake,
     /// Its signature did not hold.
@@ -49,6 +51,7 @@ impl Outcome {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Forwarded => "forwarded",
+            Self::Observed => "observed",
             Self::Handshake => "handshake",
             Self::NotVerified => "not_verified",
             Self::Rejected => "rejected",
@@ -85,6 +88,8 @@ pub struct RequestEvent {
     pub blame: Option<Blame>,
     /// The check was passed, or the route needs none.
     pub verified: bool,
+    /// What is wrong with its signature, in a word and in full, if it was let through all the same.
+    pub observed: Option<(&'static str, String)>,
     /// The key that verified.
     pub key: Option<KeyRef>,
     /// The signed time.

@@ -296,7 +296,7 @@ impl Metrics {
 
     /// Counts one finished request.
     fn count(&self, event: &RequestEvent, route: Option<&RouteCounters>, total: Duration) {
-        if !event.reason.is_empty() {
+        if !event.reason.is_empty() && event.outcome != Outcome::Observed {
             let labels = RefusalLabels {
                 route: route.map(|route| route.route.clone()).unwrap_or_default(),
                 reason: event.reason,
@@ -327,7 +327,7 @@ impl Metrics {
                 kind: kind.as_str(),
                 result: match event.outcome {
                     Outcome::Handshake => "answered",
-                    Outcome::Forwarded => "forwarded",
+                    Outcome::Forwarded | Outcome::Observed => "forwarded",
                     Outcome::NotVerified
                     | Outcome::Rejected
                     | Outcome::Unavailable
@@ -352,12 +352,18 @@ impl Metrics {
                     (event.at.millis().saturating_sub(signed_at.millis())) as f64 / 1000.0,
                 );
             }
-        } else if event.outcome == Outcome::NotVerified {
+        }
+        let failed = match &event.observed {
+            Some((reason, _)) => Some(("observed", *reason)),
+            None if event.outcome == Outcome::NotVerified => Some(("rejected", event.reason)),
+            None => None,
+        };
+        if let Some((result, reason)) = failed {
             let labels = VerificationLabels {
                 route: route.route.clone(),
                 scheme: route.scheme.clone(),
-                result: "rejected",
-                reason: event.reason,
+                result,
+                reason,
             };
             self.verifications.get_or_create(&labels).inc();
         }

@@ -16,6 +16,7 @@ mod hardening;
 mod harness;
 mod limits;
 mod memory;
+mod observe;
 mod providers;
 mod proxy_protocol;
 mod public_url;
