@@ -128,6 +128,11 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
                 route.name
             ));
         }
+        // No readiness of ours: other routes go on, and so may other addresses.
+        for health in gateway.snapshot.upstreams[route.index].health() {
+            let sign = if health.is_aside() { "[!]" } else { "[+]" };
+            checks.push_str(&format!("{sign} route {}: upstream {health}\n", route.name));
+        }
     }
     checks.push_str(&format!("{verdict}\n"));
     text(status, TEXT, checks)

@@ -18,7 +18,7 @@ use crate::{
     secret::{Doubt, Secret, SecretSource},
     snapshot::Snapshot,
     telemetry::{LogSink, Metrics, RequestLog, Telemetry},
-    upstream::Upstream,
+    upstream::{Failure, Health, Upstream},
 };
 
 /// Where bodies are spooled if the configuration names no folder: unlike `/tmp`, it is on disk everywhere.
@@ -54,8 +54,12 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         route.fetching = fetching(route_config, &mut findings);
         counters.push(metrics.route(&route));
         upstreams.push(
-            Upstream::new(&route_config.upstream)
-                .with_context(|| format!("route {}", route_config.name))?,
+            Upstream::new(&route_config.upstream, |address| {
+                let (name, address) = (&route_config.name, address.to_string());
+                let counters = metrics.address(name, &address, Failure::ALL.map(Failure::as_str));
+                Health::new(name, address, counters)
+            })
+            .with_context(|| format!("route {}", route_config.name))?,
         );
         routes.push((route_config.host.clone(), route_config.path.clone(), route));
     }

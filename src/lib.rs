@@ -11,6 +11,7 @@ extern crate self as countersign;
 
 pub mod admin;
 pub mod assemble;
+pub mod backoff;
 pub mod body;
 pub mod cli;
 pub mod clock;

@@ -380,6 +380,8 @@ pub struct UpstreamConfig {
     pub keep_alive: Duration,
     /// Most unused connections kept per address.
     pub idle_connections: usize,
+    /// After so many failures in a row an address is set aside for a while; 0: never.
+    pub max_fails: u32,
 }
 
 /// One address of an upstream.

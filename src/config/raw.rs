@@ -63,6 +63,7 @@ timeout = "30s"
 read_timeout = "60s"
 keep_alive = "4s"
 idle_connections = 64
+max_fails = 3
 reject_status = 401
 handshake = "answer"
 mode = "verify"
@@ -179,6 +180,7 @@ pub(super) struct RawRoute {
     pub(super) read_timeout: Option<DurationText>,
     pub(super) keep_alive: Option<DurationText>,
     pub(super) idle_connections: Option<Count>,
+    pub(super) max_fails: Option<Count>,
     pub(super) tolerance: Option<DurationText>,
     pub(super) body: Option<SizeText>,
     pub(super) reject_status: Option<Count>,

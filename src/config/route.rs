@@ -729,6 +729,9 @@ impl Checker<'_> {
             read_timeout: self.duration(&table.at("read_timeout"), raw.read_timeout.as_ref()),
             keep_alive: self.duration(&table.at("keep_alive"), raw.keep_alive.as_ref()),
             idle_connections: usize_of(idle),
+            max_fails: raw
+                .max_fails
+                .map_or(0, |Count(fails)| u32::try_from(fails).unwrap_or(u32::MAX)),
         }
     }
 

@@ -610,6 +610,7 @@ fn limits_of_a_route_arrive() {
         Some(Rate::new(Duration::from_millis(10), 500))
     );
     assert_eq!(throttle.concurrency, Some(50));
+    assert_eq!(route.upstream.max_fails, 5);
     assert_eq!(
         route.observe_until,
         Some(UnixTime::from_secs(1_767_225_600))

@@ -19,6 +19,7 @@ use self::{
     get::{Client, FetchError},
 };
 use crate::{
+    backoff::random,
     config::FetchConfig,
     receive::Unverified,
     reject::{Chain, Rejection, SignatureFault},
@@ -348,11 +349,4 @@ fn identify(wanted: &KeyRequest) -> Id {
     let mut id = Id::default();
     id.copy_from_slice(digest.finish().as_ref());
     id
-}
-
-fn random() -> u8 {
-    let mut byte = [0];
-    // Only spreads tries.
-    let _ = aws_lc_rs::rand::fill(&mut byte);
-    byte[0]
 }

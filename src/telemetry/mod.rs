@@ -65,6 +65,30 @@ struct KeyFetchLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AddressLabels {
+    route: String,
+    address: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    route: String,
+    address: String,
+    kind: &'static str,
+}
+
+/// What is counted for one address of an upstream.
+#[derive(Debug, Default)]
+pub struct AddressMetrics {
+    /// 0 while it is set aside.
+    pub up: Gauge,
+    /// Connections that were opened.
+    pub connects: Counter,
+    /// In the order of the kinds that [`Metrics::address`] was given.
+    pub failures: [Counter; 3],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabel {
     route: String,
 }
@@ -104,6 +128,9 @@ pub struct Metrics {
     key_last_used: Family<KeyLabels, Gauge>,
     route_keys: Family<RouteLabel, Gauge>,
     key_fetches: KeyFetches,
+    upstream_up: Family<AddressLabels, Gauge>,
+    upstream_connects: Family<AddressLabels, Counter>,
+    upstream_failures: Family<FailureLabels, Counter>,
     buffered: Gauge<u64, AtomicU64>,
     spooled: Gauge<u64, AtomicU64>,
     spooled_bodies: Gauge<u64, AtomicU64>,
@@ -168,6 +195,9 @@ impl Default for Metrics {
             key_last_used: Family::default(),
             route_keys: Family::default(),
             key_fetches: KeyFetches::default(),
+            upstream_up: Family::default(),
+            upstream_connects: Family::default(),
+            upstream_failures: Family::default(),
             buffered: Gauge::default(),
             spooled: Gauge::default(),
             spooled_bodies: Gauge::default(),
@@ -212,6 +242,12 @@ impl Default for Metrics {
         registry.register(name, help, metrics.handshake_errors.clone());
         let (name, help) = names::PROXY_HEADER_ERRORS;
         registry.register(name, help, metrics.proxy_header_errors.clone());
+        let (name, help) = names::UPSTREAM_UP;
+        registry.register(name, help, metrics.upstream_up.clone());
+        let (name, help) = names::UPSTREAM_CONNECTS;
+        registry.register(name, help, metrics.upstream_connects.clone());
+        let (name, help) = names::UPSTREAM_FAILURES;
+        registry.register(name, help, metrics.upstream_failures.clone());
         let (name, help) = names::UNREADABLE_HEADS;
         registry.register(name, help, metrics.unreadable_heads.clone());
         let (name, help) = names::BUFFERED;
@@ -273,6 +309,25 @@ impl Metrics {
                 .collect(),
             route: route.name.clone(),
             scheme: route.scheme.name().to_owned(),
+        }
+    }
+
+    /// What is counted for an address of a route's upstream, with the kinds of failures.
+    pub fn address(&self, route: &str, address: &str, kinds: [&'static str; 3]) -> AddressMetrics {
+        let labels = AddressLabels {
+            route: route.to_owned(),
+            address: address.to_owned(),
+        };
+        AddressMetrics {
+            up: self.upstream_up.get_or_create_owned(&labels),
+            connects: self.upstream_connects.get_or_create_owned(&labels),
+            failures: kinds.map(|kind| {
+                self.upstream_failures.get_or_create_owned(&FailureLabels {
+                    route: labels.route.clone(),
+                    address: labels.address.clone(),
+                    kind,
+                })
+            }),
         }
     }
 

@@ -44,6 +44,18 @@ pub(super) const PROXY_HEADER_ERRORS: Name = (
     "countersign_proxy_header_errors",
     "Connections that were closed because their PROXY header was missing, malformed or late",
 );
+pub(super) const UPSTREAM_UP: Name = (
+    "countersign_upstream_up",
+    "0 while an address of an upstream is set aside, by route and address",
+);
+pub(super) const UPSTREAM_CONNECTS: Name = (
+    "countersign_upstream_connects",
+    "Connections opened to upstreams, by route and address",
+);
+pub(super) const UPSTREAM_FAILURES: Name = (
+    "countersign_upstream_failures",
+    "Failures of upstreams by route, address and kind",
+);
 pub(super) const UNREADABLE_HEADS: Name = (
     "countersign_unreadable_heads",
     "Request heads that were not HTTP; they get a bare 400 or 431 and no log line",

@@ -14,6 +14,7 @@ mod forwards_bytes_unchanged;
 mod handshakes;
 mod hardening;
 mod harness;
+mod health;
 mod limits;
 mod memory;
 mod observe;
