@@ -10,6 +10,7 @@ mod conformance;
 mod drain;
 mod fetch;
 mod figures;
+mod flood;
 mod forwards_bytes_unchanged;
 mod handshakes;
 mod hardening;
