@@ -221,7 +221,8 @@ fn request() -> Request<()> {
 }
 
 fn head(c: &mut Criterion) {
-    let peer = Arc::new(Peer::new(Some([192, 0, 2, 7].into()), true, false, None));
+    let nobody = Arc::default();
+    let peer = Arc::new(Peer::new(Some([192, 0, 2, 7].into()), true, nobody, None));
     let identity = Identity::new(
         &HeaderName::from_static("countersign-verified"),
         &Instance::default(),

@@ -365,13 +365,17 @@ pub(crate) fn forwarded_headers(data: &[u8]) {
             .append(header::HOST, HeaderValue::from_static("hooks.example.org"));
     }
     parts.headers.extend(sent.iter().cloned());
-    let trusted = choice(2);
     let peer = Peer::new(
         choice(3).then(|| [192, 0, 2, 7].into()),
         choice(4),
-        trusted,
+        ["192.0.2.7/32"]
+            .iter()
+            .filter(|_| choice(2))
+            .filter_map(|network| network.parse().ok())
+            .collect(),
         choice(5).then(|| HeaderValue::from_static(":YQ==:")),
     );
+    let trusted = peer.trusted;
     let Ok(head) = Head::new(parts, Arc::new(peer), 32 * 1024) else {
         return;
     };

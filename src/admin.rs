@@ -136,6 +136,7 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
     } else if snapshot.routes.iter().any(|route| route.guard.is_some()) {
         checks.push_str("[+] replay store\n");
     }
+    let now = gateway.clock.now();
     for route in snapshot.routes.iter() {
         let line = match (route.scheme.needs_secret(), route.keys.len()) {
             (true, 0) if route.fetching.is_some() => {
@@ -149,6 +150,17 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
             (true, keys) => format!("[+] route {}: {keys} usable secret(s)\n", route.name),
         };
         checks.push_str(&line);
+        if let Some(until) = route.observe_until().filter(|_| route.observes(now)) {
+            checks.push_str(&format!(
+                "[!] route {}: only observes until {until}: what does not verify is forwarded\n",
+                route.name
+            ));
+        }
+        // No readiness of ours: other routes go on, and so may other addresses.
+        for health in snapshot.upstreams[route.index].health() {
+            let sign = if health.is_aside() { "[!]" } else { "[+]" };
+            checks.push_str(&format!("{sign} route {}: upstream {health}\n", route.name));
+        }
     }
     checks.push_str(&format!("{verdict}\n"));
     text(status, TEXT, checks)

@@ -21,7 +21,7 @@ use crate::{
     secret::{Doubt, Secret, SecretSource},
     snapshot::{Lasting, Snapshot},
     telemetry::{LogSink, Metrics, RequestLog, Telemetry},
-    upstream::Upstream,
+    upstream::{Failure, Health, Upstream},
 };
 
 /// Something about a route that its operator should see.
@@ -77,6 +77,7 @@ pub fn gateway(config: &Config, sink: LogSink) -> anyhow::Result<(Gateway, Vec<F
         clock: Box::new(SystemClock),
         telemetry,
         ids: RequestIds::default(),
+        in_flight: Arc::default(),
     };
     Ok((gateway, findings))
 }
@@ -104,6 +105,7 @@ pub fn snapshot(
         if let Some((_, earlier, _)) = earlier {
             // Else a reload would give a flood its rate anew.
             route.challenges = earlier.challenges.clone();
+            route.throttle = earlier.throttle.clone();
         }
         let kept = earlier.filter(|(earlier, ..)| {
             previous.is_some_and(|previous| {
@@ -114,9 +116,7 @@ pub fn snapshot(
         upstreams.push(match kept {
             // With its open connections.
             Some((_, _, upstream)) => upstream.clone(),
-            None => Upstream::new(&route_config.upstream)
-                .map(Arc::new)
-                .with_context(|| format!("route {}", route_config.name))?,
+            None => upstream(route_config, metrics).map(Arc::new)?,
         });
         routes.push((route_config.host.clone(), route_config.path.clone(), route));
     }
@@ -140,6 +140,7 @@ pub fn snapshot(
             gap: limits.body_timeout,
             bytes_per_second_min: limits.body_min_rate,
         },
+        in_flight_max: limits.in_flight,
         head_bytes_max: limits.headers as usize,
         identity: Identity::new(&config.server.mark, &lasting.instance),
     };
@@ -159,6 +160,16 @@ impl Previous<'_> {
     fn all_unchanged(&self, files: &[PathBuf]) -> bool {
         files.iter().all(|file| (self.unchanged)(file))
     }
+}
+
+/// A route's upstream, none of whose addresses has failed yet.
+fn upstream(config: &RouteConfig, metrics: &Metrics) -> anyhow::Result<Upstream> {
+    Upstream::new(&config.upstream, |address| {
+        let (name, address) = (&config.name, address.to_string());
+        let counters = metrics.address(name, &address, Failure::ALL.map(Failure::as_str));
+        Health::new(name, address, counters)
+    })
+    .with_context(|| format!("route {}", config.name))
 }
 
 /// The one that there was, with all that it has fetched, if it would be made of the same.

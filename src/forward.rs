@@ -143,7 +143,7 @@ pub fn outbound<'s>(
     let route = verified.route();
     let mark = match verified.standing() {
         Standing::Proven(proof) => Some(route.mark(proof.key(), verified.at())),
-        Standing::NotRequired | Standing::Handshake => None,
+        Standing::NotRequired | Standing::Handshake | Standing::Observed(_) => None,
     };
     let id = verified.id();
     let (mut head, body) = verified.into_message();

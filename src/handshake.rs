@@ -109,6 +109,7 @@ pub async fn of_verified(
             KeyRef::Fetched(_) => None,
         },
         Standing::NotRequired | Standing::Handshake => return Ok(None),
+        Standing::Observed(_) => return Box::pin(of_observed(verified, kind)).await,
     };
     if route.scheme.handshake_mode() == HandshakeMode::Forward
         || verified.body_bytes() > HANDSHAKE_BODY_MAX
@@ -117,6 +118,28 @@ pub async fn of_verified(
         return Ok(None);
     }
     Box::pin(of_verified_body(verified, key, fetcher, kind)).await
+}
+
+/// What [`of_body`] does, for a request that is here whole because its route lets it pass unsigned.
+async fn of_observed(
+    verified: &mut Verified<'_>,
+    kind: &mut Option<HandshakeKind>,
+) -> Result<Option<HandshakeAnswer>, Rejection> {
+    let (route, at) = (verified.route(), verified.at());
+    if verified.body_bytes() > HANDSHAKE_BODY_MAX || !route.scheme.may_be_handshake(verified.head())
+    {
+        return Ok(None);
+    }
+    let body = verified.whole_body().await.map_err(Rejection::Store)?;
+    let handshake = route
+        .scheme
+        .handshake_of_body(verified.head(), body.as_ref());
+    let Some(handshake) = handshake else {
+        return Ok(None);
+    };
+    *kind = Some(handshake.kind());
+    let key = route.usable_keys(at).first().copied();
+    answer(route, handshake, key, at).await.map(Some)
 }
 
 async fn of_verified_body(

@@ -11,6 +11,7 @@ extern crate self as countersign;
 
 pub mod admin;
 pub mod assemble;
+pub mod backoff;
 pub mod body;
 pub mod cli;
 pub mod clock;
@@ -18,6 +19,7 @@ pub mod config;
 pub mod fetch;
 pub mod forward;
 pub mod handshake;
+pub mod limit;
 pub mod listen;
 pub mod pem;
 pub mod pipeline;

@@ -25,6 +25,7 @@ use crate::{
     clock::{Clock, UnixTime},
     fetch, forward,
     handshake::{self, Unsigned},
+    limit::{Place, Places},
     receive::{self, Head, Peer, Received},
     reject::{Blame, Rejection, SignatureFault},
     replay::{self, Decision, Lease},
@@ -58,6 +59,8 @@ pub struct Gateway {
     pub telemetry: Telemetry,
     /// Where request ids come from.
     pub ids: RequestIds,
+    /// Who is being served.
+    pub in_flight: Arc<Places>,
 }
 
 /// The stages of one request. Each takes what the one before proved.
@@ -69,6 +72,7 @@ async fn handle(
     event: &mut RequestEvent,
 ) -> Result<Handled, Rejection> {
     let head = &received.head;
+    event.peer = head.sender();
     if s.identity.passed_before(&head.headers) {
         return Err(Rejection::Loop);
     }
@@ -77,18 +81,31 @@ async fn handle(
         .find(&head.host_name, &head.target)
         .ok_or(Rejection::NoRoute)?;
     event.route = Some(route.index);
+    if !route.allows(event.peer) {
+        return Err(Rejection::SenderNotAllowed);
+    }
     route
         .check_method(&head.method)
         .map_err(|allow| Rejection::MethodNotAllowed { allow })?;
+    // Before anything else that costs, because whoever sends too much is most likely to be a stranger.
+    let now = event.began.into_std();
+    route
+        .count_sender(event.peer, now)
+        .map_err(Rejection::Excess)?;
     let keys = route.usable_keys(received.at);
     let signs_url = route.scheme.signs_url() || route.scheme.signs_path();
     let url = signs_url.then(|| head.public_url(route)).flatten();
     // A handshake that nobody signs ends here, or goes on without the mark. All else has to bear a signature.
-    let claim = match handshake::of_head(route, &received, &keys, &mut event.handshake).await? {
+    let unsigned = handshake::of_head(route, &received, &keys, &mut event.handshake).await?;
+    let (claim, fault) = match unsigned {
         Some(Unsigned::Answer(answer)) => return Ok(Handled::Handshake(answer)),
-        Some(Unsigned::Forward(claim)) => claim,
+        Some(Unsigned::Forward(claim)) => (claim, None),
         None => match claim(route, head, &keys, url.as_ref(), received.at) {
-            Ok(claim) => claim,
+            Ok(claim) => (claim, None),
+            // Its body is wanted all the same, and `verify` says what becomes of it.
+            Err(Rejection::NotVerified { fault, .. }) if route.observes(received.at) => {
+                (Claim::of_nothing(received.at), Some(fault))
+            }
             Err(refusal) => {
                 let (bodies, kind) = (&s.bodies, &mut event.handshake);
                 let answer = handshake::of_body(route, received, bodies, s.pace, kind);
@@ -98,9 +115,14 @@ async fn handle(
         },
     };
 
+    // Only now: what the head shows to be no delivery leaves the route's rate and places to those that may be.
+    let place = route.count(now).map_err(Rejection::Excess)?;
     let mut request =
         receive::collect(received, route, claim, keys, url, &s.bodies, s.pace).await?;
     event.body_received(&request);
+    if let Some(fault) = fault {
+        request.set_fault(fault);
+    }
 
     // Keys that the operator did not pin. After every check that costs less: few forged requests come so far.
     let origin = fetch::complete(&mut request, s.fetcher.as_ref()).await?;
@@ -125,13 +147,13 @@ async fn handle(
         Lease::Held(held) => Box::pin(held.settle_after(outbound.send_detached())).await,
     };
     event.upstream = Some(sent.elapsed());
-    outcome.map(Handled::Forwarded)
+    outcome.map(|response| Handled::Forwarded(response, place))
 }
 
 /// How a request ended well.
 enum Handled {
-    /// The upstream's answer.
-    Forwarded(Response<UpstreamBody>),
+    /// The upstream's answer, and the place that is taken up to its end.
+    Forwarded(Response<UpstreamBody>, Option<Place>),
     /// The status that the upstream gave to the first delivery of which this is a duplicate.
     Duplicate(StatusCode),
     /// Our answer to a handshake.
@@ -172,21 +194,23 @@ pub async fn serve(
     let snapshot = gateway.snapshot.load_full();
     let mut report = Report {
         event: RequestEvent::new(id, at, peer.address),
+        place: gateway.in_flight.take(snapshot.in_flight_max),
         gateway: gateway.clone(),
         snapshot: snapshot.clone(),
     };
     gateway.telemetry.metrics.inflight.inc();
     let expects_continue = parts.headers.contains_key(header::EXPECT);
     let outcome = match received(parts, peer, &mut body, id, at, &snapshot) {
+        Ok(_) if report.place.is_none() => Err(Rejection::Overload),
         Ok(received) => handle(&snapshot, received, &mut report.event).await,
         Err(rejection) => Err(rejection),
     };
     let (mut response, ends) = match outcome {
-        Ok(Handled::Forwarded(response)) => {
+        Ok(Handled::Forwarded(response, place)) => {
             report.event.status = response.status().as_u16();
             // Until the answer has gone out whole: if it never does, the sender has left.
             report.event.outcome = Outcome::Cut;
-            return response.map(|upstream| AnswerBody::passing(upstream, report));
+            return response.map(|upstream| AnswerBody::passing(upstream, place, report));
         }
         Ok(Handled::Duplicate(status)) => {
             report.event.replayed(status);
@@ -304,6 +328,8 @@ impl RequestIds {
 /// Tells of the request when it is dropped: after the last byte of the answer, or when the sender has left.
 struct Report {
     event: RequestEvent,
+    /// Among [`Gateway::in_flight`].
+    place: Option<Place>,
     gateway: Arc<Gateway>,
     /// The one that the request began with.
     snapshot: Arc<Snapshot>,
@@ -345,14 +371,21 @@ enum AnswerKind {
         /// sender would see a broken stream instead of the answer.
         _refused: Incoming,
     },
-    Upstream(UpstreamBody),
+    Upstream {
+        body: UpstreamBody,
+        /// Among those of the route.
+        _place: Option<Place>,
+    },
 }
 
 impl AnswerBody {
     /// An upstream's answer, and what to tell of it when its last byte has gone.
-    fn passing(upstream: UpstreamBody, report: Report) -> Self {
+    fn passing(body: UpstreamBody, place: Option<Place>, report: Report) -> Self {
         let mut body = Self {
-            kind: AnswerKind::Upstream(upstream),
+            kind: AnswerKind::Upstream {
+                body,
+                _place: place,
+            },
             report: Some(report),
         };
         // hyper does not ask for frames of a body that is empty from the start.
@@ -364,9 +397,7 @@ impl AnswerBody {
 
     fn completed(&mut self) {
         if let Some(mut report) = self.report.take() {
-            report.event.outcome = Outcome::Forwarded;
-            report.event.reason = "";
-            report.event.blame = None;
+            report.event.forwarded();
         }
     }
 }
@@ -384,7 +415,7 @@ impl Body for AnswerBody {
             AnswerKind::Own { answer, .. } => {
                 return Poll::Ready(answer.take().map(|answer| Ok(Frame::data(answer))));
             }
-            AnswerKind::Upstream(body) => ready!(Pin::new(body).poll_frame(cx)),
+            AnswerKind::Upstream { body, .. } => ready!(Pin::new(body).poll_frame(cx)),
         };
         match &frame {
             None => this.completed(),
@@ -404,7 +435,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             AnswerKind::Own { answer, .. } => answer.is_none(),
-            AnswerKind::Upstream(body) => body.is_end_stream(),
+            AnswerKind::Upstream { body, .. } => body.is_end_stream(),
         }
     }
 
@@ -413,7 +444,7 @@ impl Body for AnswerBody {
             AnswerKind::Own { answer, .. } => {
                 SizeHint::with_exact(answer.as_ref().map_or(0, |answer| answer.len() as u64))
             }
-            AnswerKind::Upstream(body) => body.size_hint(),
+            AnswerKind::Upstream { body, .. } => body.size_hint(),
         }
     }
 }
@@ -433,6 +464,7 @@ impl RequestEvent {
             detail: String::new(),
             blame: Some(Blame::Sender),
             verified: false,
+            observed: None,
             key: None,
             signed_at: None,
             status: 0,
@@ -451,10 +483,27 @@ impl RequestEvent {
     }
 
     fn verified(&mut self, request: &verify::Verified<'_>) {
-        self.verified = *request.standing() != Standing::Handshake;
-        if let Standing::Proven(proof) = request.standing() {
-            self.key = Some(proof.key().clone());
-            self.signed_at = proof.signed_at();
+        match request.standing() {
+            Standing::Proven(proof) => {
+                self.verified = true;
+                self.key = Some(proof.key().clone());
+                self.signed_at = proof.signed_at();
+            }
+            Standing::NotRequired => self.verified = true,
+            Standing::Handshake => {}
+            Standing::Observed(fault) => {
+                self.observed = Some((fault.reason(), fault.detail().to_owned()));
+            }
+        }
+    }
+
+    /// The last byte of the upstream's answer has gone out.
+    fn forwarded(&mut self) {
+        (self.outcome, self.blame) = (Outcome::Forwarded, None);
+        self.reason = "";
+        if let Some((reason, detail)) = &self.observed {
+            (self.outcome, self.blame) = (Outcome::Observed, Some(Blame::Sender));
+            (self.reason, self.detail) = (reason, detail.clone());
         }
     }
 
@@ -479,7 +528,9 @@ impl RequestEvent {
             (Rejection::NotVerified { .. }, _) => Outcome::NotVerified,
             (Rejection::Duplicate, _) => Outcome::Replayed,
             (_, Blame::Sender) => Outcome::Rejected,
-            (_, Blame::Operator | Blame::Provider | Blame::Gateway) => Outcome::Unavailable,
+            (_, Blame::Operator | Blame::Provider | Blame::Gateway | Blame::Load) => {
+                Outcome::Unavailable
+            }
             (_, Blame::Upstream) => Outcome::UpstreamError,
         };
     }

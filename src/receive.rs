@@ -1,6 +1,7 @@
 //! From the wire to [`Unverified`]: refuses what two readers could read in two ways, keeps the limits, holds the body whole
 //! and feeds the MAC as it comes in.
 
+mod sender;
 mod url;
 
 use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
@@ -10,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request, uri::A
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
+use ipnet::IpNet;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
@@ -17,7 +19,7 @@ pub use self::url::Url;
 use crate::{
     body::{BodyStore, RawBody, WholeBody},
     clock::UnixTime,
-    reject::Rejection,
+    reject::{Rejection, SignatureFault},
     route::{CheckedKeys, KeyPlaces, Route},
     scheme::{self, Check, Claim, ClaimError, Key, RequestHead, Verdict, WHOLE_BODY_MAX},
 };
@@ -31,6 +33,8 @@ pub struct Peer {
     pub tls: bool,
     /// Whether `trusted_proxies` holds the address: then what it says about earlier hops is believed.
     pub trusted: bool,
+    /// `trusted_proxies`
+    pub(crate) proxies: Arc<[IpNet]>,
     /// The client certificate, as RFC 9440 writes it.
     pub certificate: Option<HeaderValue>,
     /// Item for `X-Forwarded-For`.
@@ -40,11 +44,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Describes the other end of a connection.
+    /// Describes the other end of a connection, given whose word on earlier hops is believed.
     pub fn new(
         address: Option<IpAddr>,
         tls: bool,
-        trusted: bool,
+        proxies: Arc<[IpNet]>,
         certificate: Option<HeaderValue>,
     ) -> Self {
         let node = match address {
@@ -56,7 +60,9 @@ impl Peer {
         Self {
             address,
             tls,
-            trusted,
+            trusted: address
+                .is_some_and(|address| proxies.iter().any(|net| net.contains(&address))),
+            proxies,
             certificate,
             forwarded_for: address
                 .and_then(|address| HeaderValue::try_from(address.to_string()).ok()),
@@ -244,6 +250,8 @@ pub(crate) struct Parts<'s> {
     pub(crate) signed_at: Option<UnixTime>,
     /// The public URL, where the scheme signs it.
     pub(crate) url: Option<Url>,
+    /// What is known to be wrong with its signature.
+    pub(crate) fault: Option<SignatureFault>,
     /// The body in one piece, where the check has to look into it.
     pub(crate) whole: Option<WholeBody>,
 }
@@ -285,6 +293,11 @@ impl<'s> Unverified<'s> {
         self.whole().map_or(Ok(Verdict::Mismatch), |whole| {
             self.parts.check.judge(&whole)
         })
+    }
+
+    /// Tells that its signature does not hold, whatever the check says.
+    pub fn set_fault(&mut self, fault: SignatureFault) {
+        self.parts.fault = Some(fault);
     }
 
     /// Has it checked with keys that were fetched, each with its name.
@@ -366,6 +379,7 @@ pub async fn collect<'s>(
             keys: CheckedKeys::Pinned(keys),
             signed_at,
             url,
+            fault: None,
             whole,
         },
     })

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use uuid::Uuid;
 
-use crate::{body::StoreError, scheme::ClaimError};
+use crate::{body::StoreError, limit::Excess, scheme::ClaimError};
 
 /// Why a request got no answer from an upstream. [`Display`](fmt::Display) is for the operator, `Rejection::answer` for the sender.
 #[derive(Debug)]
@@ -26,6 +26,12 @@ pub enum Rejection {
         /// Value for the `Allow` header.
         allow: HeaderValue,
     },
+    /// The sender's address is not one from which requests may come.
+    SenderNotAllowed,
+    /// More came, from all or from this sender or at once, than the route takes.
+    Excess(Excess),
+    /// More came at once than the gateway takes.
+    Overload,
     /// Deliveries do not come by this method, and it is not a handshake that the scheme knows.
     NotAHandshake,
     /// A value in a handshake, such as the verify token, is not the route's.
@@ -146,6 +152,21 @@ impl Rejection {
                 "method_not_allowed",
                 "The method is not allowed here",
             ),
+            Self::SenderNotAllowed => answer(
+                StatusCode::FORBIDDEN,
+                "sender_not_allowed",
+                "The sender's address is not allowed here",
+            ),
+            Self::Excess(Excess::OfSender(_) | Excess::OfAll(_)) => answer(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_requests",
+                "There are too many requests",
+            ),
+            Self::Excess(Excess::AtOnce) | Self::Overload => answer(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "There are too many requests at once",
+            ),
             Self::NotAHandshake => answer(
                 StatusCode::BAD_REQUEST,
                 "not_a_handshake",
@@ -264,6 +285,10 @@ impl Rejection {
             } => "key_unknown",
             Self::KeyUnavailable(_) => "key_unavailable",
             Self::NotConfirmed(_) => "not_confirmed",
+            Self::Excess(Excess::OfSender(_)) => "sender_rate",
+            Self::Excess(Excess::OfAll(_)) => "route_rate",
+            Self::Excess(Excess::AtOnce) => "route_concurrency",
+            Self::Overload => "in_flight",
             Self::NoUsableSecret => "no_usable_secret",
             Self::PairingClosed => "pairing_closed",
             Self::PairingFailed(_) => "pairing_failed",
@@ -277,6 +302,7 @@ impl Rejection {
             | Self::Loop
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
+            | Self::SenderNotAllowed
             | Self::NotAHandshake
             | Self::HandshakeRefused { .. }
             | Self::HandshakeMalformed
@@ -297,6 +323,7 @@ impl Rejection {
         match self {
             Self::NoUsableSecret | Self::PairingFailed(_) => Blame::Operator,
             Self::Store(_) | Self::ReplayStoreFull | Self::ReplayStoreFailed(_) => Blame::Gateway,
+            Self::Excess(Excess::AtOnce) | Self::Overload => Blame::Load,
             Self::KeyUnavailable(_) | Self::NotConfirmed(_) => Blame::Provider,
             Self::UpstreamUnreachable(_) | Self::UpstreamBroken(_) | Self::UpstreamTimeout => {
                 Blame::Upstream
@@ -307,6 +334,8 @@ impl Rejection {
             | Self::Loop
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
+            | Self::SenderNotAllowed
+            | Self::Excess(Excess::OfSender(_) | Excess::OfAll(_))
             | Self::NotAHandshake
             | Self::HandshakeRefused { .. }
             | Self::HandshakeMalformed
@@ -319,6 +348,15 @@ impl Rejection {
             | Self::Duplicate
             | Self::DuplicateInFlight => Blame::Sender,
         }
+    }
+
+    /// Seconds after which fewer requests would not be too many.
+    fn excess_ends_after(&self) -> Option<u64> {
+        if let Self::Excess(Excess::OfSender(wait) | Excess::OfAll(wait)) = self {
+            return Some(wait.as_millis().div_ceil(1000).max(1) as u64);
+        }
+        // About as long as a request takes.
+        matches!(self, Self::Excess(Excess::AtOnce) | Self::Overload).then_some(1)
     }
 
     /// The answer to the sender: RFC 9457 problem details, with the request id and nothing that helps to guess.
@@ -346,6 +384,9 @@ impl Rejection {
         if let Some(seconds) = answer.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
+        if let Some(seconds) = self.excess_ends_after() {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
         if let Self::MethodNotAllowed { allow } = self {
             headers.insert(header::ALLOW, allow.clone());
         }
@@ -366,6 +407,8 @@ pub enum Blame {
     Upstream,
     /// The gateway, or its machine.
     Gateway,
+    /// Nobody alone: more came at once than is taken.
+    Load,
 }
 
 impl fmt::Display for Rejection {
@@ -377,6 +420,11 @@ impl fmt::Display for Rejection {
             Self::Loop => f.write_str("the request already passed through this instance; an upstream points back at it"),
             Self::NoRoute => f.write_str("no route takes this host and path"),
             Self::MethodNotAllowed { allow } => write!(f, "the route takes only {}", allow.to_str().unwrap_or("other methods")),
+            Self::SenderNotAllowed => f.write_str("the sender's address is not in the route's `allow`, or not known"),
+            Self::Excess(Excess::OfSender(_)) => f.write_str("more requests come from this address than the route's `sender_rate` allows"),
+            Self::Excess(Excess::OfAll(_)) => f.write_str("more requests come than the route's `rate` allows"),
+            Self::Excess(Excess::AtOnce) => f.write_str("as many requests as the route's `concurrency` allows are under way"),
+            Self::Overload => f.write_str("as many requests as limits.in_flight allows are under way"),
             Self::NotAHandshake => f.write_str("deliveries do not come by this method, and no handshake of the scheme looks like this"),
             Self::HandshakeRefused { .. } => f.write_str("a value in the handshake, such as the verify token, is not the one in the route's params"),
             Self::HandshakeMalformed => f.write_str("what the handshake wants back is missing, too long, or holds characters that are not sent back"),

@@ -3,10 +3,9 @@
 use std::{
     collections::HashMap,
     io::Write as _,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
@@ -14,7 +13,11 @@ use smallvec::SmallVec;
 
 use crate::{
     clock::UnixTime,
-    config::{GuardConfig, PairingConfig, PathPattern, PublicUrl, RouteConfig, SecretConfig},
+    config::{
+        GuardConfig, PairingConfig, PathPattern, PublicUrl, RouteConfig, SecretConfig,
+        ThrottleConfig,
+    },
+    limit::{Bucket, Excess, Place, Rate, Throttle},
     scheme::{HandshakeMode, Key, RequestHead, Scheme},
     secret::Secret,
 };
@@ -43,6 +46,10 @@ pub struct Route {
     pub guard: Option<GuardConfig>,
     /// How often challenges are signed, and addresses got that requests name.
     pub challenges: Arc<ChallengeRate>,
+    /// What of its limits is used up.
+    pub throttle: Arc<Throttle>,
+    limits: ThrottleConfig,
+    observe_until: Option<UnixTime>,
     methods: Vec<Method>,
     allow: HeaderValue,
 }
@@ -119,6 +126,9 @@ impl Route {
             pairing: config.pairing.clone(),
             guard: config.guard.clone(),
             challenges: Arc::default(),
+            throttle: Arc::default(),
+            limits: config.throttle.clone(),
+            observe_until: config.observe_until,
         }
     }
 
@@ -138,6 +148,44 @@ impl Route {
     /// Whether deliveries may come by the method.
     pub fn takes(&self, method: &Method) -> bool {
         self.methods.contains(method)
+    }
+
+    /// Whether requests may come from this address; an unknown one is on no list.
+    pub fn allows(&self, sender: Option<IpAddr>) -> bool {
+        let listed = |sender| self.limits.allow.iter().any(|net| net.contains(&sender));
+        self.limits.allow.is_empty() || sender.is_some_and(listed)
+    }
+
+    /// Counts a request of a sender, whatever becomes of it.
+    ///
+    /// # Errors
+    /// [`Excess::OfSender`]
+    pub fn count_sender(&self, sender: Option<IpAddr>, now: Instant) -> Result<(), Excess> {
+        let rate = self.limits.sender_rate;
+        rate.map_or(Ok(()), |rate| self.throttle.count_sender(sender, rate, now))
+    }
+
+    /// Counts a request that is to be taken in, and gives it a place if those are limited.
+    ///
+    /// # Errors
+    /// [`Excess::AtOnce`] or [`Excess::OfAll`]
+    pub fn count(&self, now: Instant) -> Result<Option<Place>, Excess> {
+        let (concurrency, rate) = (self.limits.concurrency, self.limits.rate);
+        // The place first: who finds none has used up nothing of the rate.
+        let place = concurrency.map(|most| self.throttle.place(most));
+        let place = place.transpose()?;
+        rate.map_or(Ok(()), |rate| self.throttle.count(rate, now))?;
+        Ok(place)
+    }
+
+    /// Whether what does not verify is forwarded all the same, without the mark.
+    pub fn observes(&self, now: UnixTime) -> bool {
+        self.observe_until.is_some_and(|until| now < until)
+    }
+
+    /// Until when [`Self::observes`] holds, if ever.
+    pub fn observe_until(&self) -> Option<UnixTime> {
+        self.observe_until
     }
 
     /// Whether a request of this head, without a body, goes to the upstream although it is not signed.
@@ -204,33 +252,18 @@ impl RouteKey {
     }
 }
 
-/// How often a route signs the challenges of strangers, or gets an address to confirm it: twenty at once, and one a second in the long run.
+/// How often a route signs the challenges of strangers, or gets an address to confirm it.
+const CHALLENGE_RATE: Rate = Rate::new(Duration::from_secs(1), 20);
+
+/// What is left of [`CHALLENGE_RATE`].
 #[derive(Debug, Default)]
-pub struct ChallengeRate {
-    /// When all that was used up will be there again, in milliseconds since 1970.
-    full_at: AtomicI64,
-}
+pub struct ChallengeRate(Bucket);
 
 impl ChallengeRate {
-    const EVERY_MS: i64 = 1000;
-    const BURST: i64 = 20;
-
     /// Takes one, if there is one left.
     pub fn admit(&self, now: UnixTime) -> bool {
-        let now = now.millis();
-        let all = Self::EVERY_MS * Self::BURST;
-        self.full_at
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |full_at| {
-                // Further ahead than it can be: the clock was set back.
-                let left = full_at.saturating_sub(now);
-                let full_at = if (0..=all).contains(&left) {
-                    full_at
-                } else {
-                    now
-                };
-                (full_at - now <= all - Self::EVERY_MS).then_some(full_at + Self::EVERY_MS)
-            })
-            .is_ok()
+        let now = Duration::from_millis(u64::try_from(now.millis()).unwrap_or(0));
+        self.0.take(CHALLENGE_RATE, now).is_ok()
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub bodies: BodyStore,
     /// How fast they must come.
     pub pace: Pace,
+    /// Most requests at once.
+    pub in_flight_max: usize,
     /// Largest request head in bytes.
     pub head_bytes_max: usize,
     /// How forwarded requests are marked.

@@ -36,6 +36,27 @@ pub enum Standing {
     NotRequired,
     /// An unsigned handshake without a body, which the operator has the upstream answer: forwarded without the mark.
     Handshake,
+    /// It does not verify, and the route only observes for a time that the operator wrote down: forwarded without the mark.
+    Observed(Observed),
+}
+
+/// What is wrong with the signature of a request that may pass all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    reason: &'static str,
+    detail: String,
+}
+
+impl Observed {
+    /// Stable word for it, as of a refusal.
+    pub fn reason(&self) -> &'static str {
+        self.reason
+    }
+
+    /// The same in full, for the operator.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
 }
 
 /// What is known of a signature that holds.
@@ -62,7 +83,7 @@ impl Proof {
 /// Finishes the check. Pure: no clock, no I/O.
 ///
 /// # Errors
-/// [`SignatureFault::Mismatch`] if none of the keys made the signature.
+/// What is wrong with the signature, unless the route only observes at the time that the request came.
 pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
     let Parts {
         route,
@@ -74,47 +95,65 @@ pub fn verify(request: Unverified<'_>) -> Result<Verified<'_>, Rejection> {
         keys,
         mut signed_at,
         url,
+        fault,
         whole,
     } = request.into_parts();
-    let mismatch = || Rejection::NotVerified {
-        fault: SignatureFault::Mismatch,
-        status: route.reject_status,
-    };
-    let (verdict, fingerprint) = match whole {
-        None => check.finish_told_apart(),
-        Some(whole) => {
-            let request = Request {
-                head: head.view(url.as_ref()),
-                body: whole.as_ref(),
+    let mut fingerprint = None;
+    let judged = match fault {
+        Some(fault) => Err(fault),
+        None => {
+            let verdict = match whole {
+                None => {
+                    let (verdict, seen) = check.finish_told_apart();
+                    fingerprint = seen;
+                    Ok(verdict)
+                }
+                Some(whole) => {
+                    let request = Request {
+                        head: head.view(url.as_ref()),
+                        body: whole.as_ref(),
+                    };
+                    let finished = check.finish_whole(&request);
+                    finished.map(|(verdict, time)| {
+                        signed_at = time.or(signed_at);
+                        if let Verdict::Match(_) = verdict {
+                            fingerprint = route.scheme.fingerprint(&request);
+                        }
+                        verdict
+                    })
+                }
             };
-            let (verdict, time) =
-                check
-                    .finish_whole(&request)
-                    .map_err(|error| Rejection::NotVerified {
-                        fault: SignatureFault::Claim(error),
-                        status: route.reject_status,
-                    })?;
-            signed_at = time.or(signed_at);
-            let fingerprint = match verdict {
-                Verdict::Match(_) => route.scheme.fingerprint(&request),
-                Verdict::Mismatch | Verdict::Unsigned => None,
-            };
-            (verdict, fingerprint)
+            match verdict {
+                Err(error) => Err(SignatureFault::Claim(error)),
+                Ok(Verdict::Match(place)) => match keys.get(place) {
+                    Some(key) => Ok(Standing::Proven(Proof { key, signed_at })),
+                    None => Err(SignatureFault::Mismatch),
+                },
+                Ok(Verdict::Unsigned) if !route.scheme.needs_secret() => Ok(Standing::NotRequired),
+                // Looked at anew: what else would let an unsigned request pass here is a mistake of ours.
+                Ok(Verdict::Unsigned)
+                    if body.is_empty() && route.forwards_handshake(head.view(None)) =>
+                {
+                    Ok(Standing::Handshake)
+                }
+                // A claim of scheme `none` on a route that wants a signature would come from a mistake of ours. It must not pass.
+                Ok(Verdict::Unsigned | Verdict::Mismatch) => Err(SignatureFault::Mismatch),
+            }
         }
     };
-    let standing = match verdict {
-        Verdict::Match(place) => Standing::Proven(Proof {
-            key: keys.get(place).ok_or_else(mismatch)?,
-            signed_at,
-        }),
-        Verdict::Unsigned if !route.scheme.needs_secret() => Standing::NotRequired,
-        // Looked at anew: what else would let an unsigned request pass here is a mistake of ours.
-        Verdict::Unsigned if body.is_empty() && route.forwards_handshake(head.view(None)) => {
-            Standing::Handshake
+    let standing = judged.or_else(|fault| {
+        let rejection = Rejection::NotVerified {
+            fault,
+            status: route.reject_status,
+        };
+        match route.observes(at) {
+            false => Err(rejection),
+            true => Ok(Standing::Observed(Observed {
+                reason: rejection.reason(),
+                detail: rejection.to_string(),
+            })),
         }
-        // A claim of scheme `none` on a route that wants a signature would come from a mistake of ours. It must not pass.
-        Verdict::Unsigned | Verdict::Mismatch => return Err(mismatch()),
-    };
+    })?;
     Ok(Verified {
         route,
         head,

@@ -502,7 +502,14 @@ fn every_reason_and_verdict_is_explained() {
     let claim = read("src/scheme/claim.rs");
     // Most codes are the reason as well. These are not: their reasons stand in `reason`.
     let codes = words(item(&reject, "fn answer(&self)"));
-    let not_reasons = ["unavailable", "not_verified", "try_later"].map(str::to_owned);
+    let not_reasons = [
+        "unavailable",
+        "not_verified",
+        "overloaded",
+        "too_many_requests",
+        "try_later",
+    ]
+    .map(str::to_owned);
     for code in &not_reasons {
         assert!(codes.contains(code), "{code} is no code any more");
     }

@@ -9,7 +9,7 @@ use super::{Failure, draft::Draft};
 use crate::{
     config::{UpstreamAddr, UpstreamConfig, UpstreamProtocol},
     reject::Chain,
-    upstream::{SendError, Upstream},
+    upstream::{Health, SendError, Upstream},
 };
 
 /// Answers longer than this are not worth printing.
@@ -82,19 +82,23 @@ async fn send(
     ca: Option<PathBuf>,
     message: Request<Bytes>,
 ) -> Result<Answer, Failure> {
-    let upstream = Upstream::new(&UpstreamConfig {
-        addresses: vec![address],
-        protocol: UpstreamProtocol::Auto,
-        ca,
-        client_certificate: None,
-        server_name: None,
-        connect_timeout: Duration::from_secs(10),
-        connect_retry: Duration::ZERO,
-        timeout: Duration::from_secs(60),
-        read_timeout: Duration::from_secs(60),
-        keep_alive: Duration::ZERO,
-        idle_connections: 0,
-    })
+    let upstream = Upstream::new(
+        &UpstreamConfig {
+            addresses: vec![address],
+            protocol: UpstreamProtocol::Auto,
+            ca,
+            client_certificate: None,
+            server_name: None,
+            connect_timeout: Duration::from_secs(10),
+            connect_retry: Duration::ZERO,
+            timeout: Duration::from_secs(60),
+            read_timeout: Duration::from_secs(60),
+            keep_alive: Duration::ZERO,
+            idle_connections: 0,
+            max_fails: 0,
+        },
+        |_| Health::unwatched(),
+    )
     .map_err(|error| Failure::Usage(Chain(error.as_ref()).to_string()))?;
     let exchanged = upstream.exchange(message, ANSWER_BYTES_MAX).await;
     let (parts, body) = exchanged

@@ -235,6 +235,7 @@ fn summary(config: &Config, gateway: &Gateway, server: &Server) {
         let state = match (route.scheme.needs_secret(), route.keys.len()) {
             (false, _) => "unsigned",
             (true, 0) if route.is_closed() => "closed: no usable secret",
+            (true, _) if route.observes(gateway.clock.now()) => "observing",
             (true, _) => "open",
         };
         let upstream: Vec<_> = config

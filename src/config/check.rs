@@ -12,13 +12,17 @@ use super::{
     document::{Point, betrays_a_secret, names_a_secret},
     error::{Place, Problem, Severity, any_of, nearest},
     layers::{Layers, Origin},
-    raw::{DurationText, RateText, RawConfig, SizeText, TOMBSTONES, known_keys},
-    units::{parse_rate, parse_size},
+    raw::{
+        Count, DurationText, FrequencyText, RateText, RawConfig, SizeText, TOMBSTONES, known_keys,
+    },
+    units::{parse_frequency, parse_rate, parse_size},
 };
-use crate::scheme::parse_duration;
+use crate::{limit::Rate, scheme::parse_duration};
 
 /// More would only scroll the first away.
 const FAULTS_MAX: usize = 200;
+
+const BURST_MAX: u64 = 1_000_000;
 
 /// Longer ones are slips, and would overflow the clock's arithmetic.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);
@@ -211,6 +215,46 @@ impl<'a> Checker<'a> {
         })
     }
 
+    /// So many requests in a time, and how many of them at once.
+    pub(super) fn frequency(
+        &mut self,
+        (key, raw): (&Key, Option<&FrequencyText>),
+        (burst_key, burst): (&Key, Option<Count>),
+    ) -> Option<Rate> {
+        let read = raw.map(|FrequencyText(text)| (text, parse_frequency(text)));
+        if let Some((text, None)) = read {
+            self.error(
+                key,
+                format!("{text:?} is not a number of requests in a time"),
+                "write a number above zero and a time, such as \"100/s\"; times are s, m, h",
+            );
+        }
+        if let Some(Count(most)) = burst {
+            if !(1..=BURST_MAX).contains(&most) {
+                self.error(
+                    burst_key,
+                    format!("`{}` is out of range", burst_key.last()),
+                    format!("write a number from 1 to {BURST_MAX}"),
+                );
+            } else if !self.given(key) {
+                self.error(
+                    burst_key,
+                    format!(
+                        "`{}` stands here without `{}`",
+                        burst_key.last(),
+                        key.last()
+                    ),
+                    format!("add `{} = \"100/s\"`", key.last()),
+                );
+            }
+        }
+        let (every, a_second) = read?.1?;
+        let burst = burst.map_or(a_second, |Count(most)| {
+            u32::try_from(most).unwrap_or(u32::MAX)
+        });
+        Some(Rate::new(every, burst))
+    }
+
     pub(super) fn rate(&mut self, key: &Key, raw: Option<&RateText>) -> u64 {
         let Some(RateText(text)) = raw else {
             return 0;
@@ -391,6 +435,7 @@ impl<'a> Checker<'a> {
         let expected = match expected {
             "a sequence" => "a list of tables",
             "a map" => "a table",
+            "a boolean" => "true or false",
             spec if spec.starts_with("struct ") => "a table",
             other => other,
         };
@@ -398,6 +443,10 @@ impl<'a> Checker<'a> {
             "a duration" => "write a number and a unit, such as \"30s\"",
             "a size" => "write a number and a unit, such as \"64MiB\"",
             "a rate" => "write a size and `/s`, such as \"1KiB/s\"",
+            "a number of requests in a time" => {
+                "write a number and a time, such as \"100/s\"; times are s, m, h"
+            }
+            "true or false" => "write `true` or `false`, without quotes",
             "a string" | "a string or a list of strings" => "write it between quotes",
             "a whole number, zero or more" => "write digits only, without quotes",
             "a list of tables" if key.0 == ["route"] => {

@@ -27,14 +27,15 @@ const LISTS: [&str; 3] = [
 ];
 
 /// Keys whose value is a number. All others are text, whatever they look like.
-const NUMBERS: [&str; 3] = [
+const NUMBERS: [&str; 4] = [
     "server.threads",
     "limits.connections",
     "limits.http2_streams",
+    "limits.in_flight",
 ];
 
 /// Keys whose value is `true` or `false`.
-const SWITCHES: [&str; 1] = ["server.reuse_port"];
+const SWITCHES: [&str; 2] = ["server.reuse_port", "server.proxy_protocol"];
 
 /// Which flag gives a key; the part of a route's key behind `route.0.` for those that make a route.
 const FLAGS: [(&str, &str); 17] = [

@@ -19,6 +19,7 @@ mod route;
 mod schema;
 mod server;
 mod settings;
+mod throttle;
 mod units;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -35,7 +36,7 @@ pub use self::{
     schema::schema,
     settings::Setting,
 };
-use crate::{clock::UnixTime, scheme::Scheme, secret::SecretSource};
+use crate::{clock::UnixTime, limit::Rate, scheme::Scheme, secret::SecretSource};
 
 /// Where the configuration's text comes from.
 #[derive(Debug, Clone)]
@@ -172,8 +173,10 @@ pub struct Server {
     pub threads: usize,
     /// How long a stopping process waits for requests under way.
     pub drain: Duration,
-    /// Whose `X-Forwarded-*`, `Forwarded` and `Via` are believed and extended.
+    /// Whose `X-Forwarded-*`, `Forwarded`, `Via` and PROXY protocol are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether connections begin with who they come from: all of them, or those from `trusted_proxies` if there are any.
+    pub proxy_protocol: bool,
     /// Name of the header that says "verified".
     pub mark: HeaderName,
     /// TLS for all TCP and Unix listeners; `None`: plaintext.
@@ -238,6 +241,8 @@ pub struct Limits {
     pub connections: usize,
     /// Streams at once on one HTTP/2 connection.
     pub http2_streams: u32,
+    /// Requests at once, from their heads to the ends of their answers.
+    pub in_flight: usize,
 }
 
 /// `[log]`
@@ -416,6 +421,23 @@ pub struct RouteConfig {
     pub pairing: Option<PairingConfig>,
     /// How duplicates are recognised; `None`: they are not.
     pub guard: Option<GuardConfig>,
+    /// How much is taken, and from whom.
+    pub throttle: ThrottleConfig,
+    /// `mode = "observe"`: until then what does not verify is forwarded all the same, without the mark.
+    pub observe_until: Option<UnixTime>,
+}
+
+/// `allow`, `rate`, `sender_rate`, `concurrency`
+#[derive(Debug, Clone, Default)]
+pub struct ThrottleConfig {
+    /// Whom requests may come from; empty: anyone.
+    pub allow: Vec<IpNet>,
+    /// How many requests are taken in.
+    pub rate: Option<Rate>,
+    /// How many from one address.
+    pub sender_rate: Option<Rate>,
+    /// How many at once.
+    pub concurrency: Option<usize>,
 }
 
 /// `pairing`
@@ -482,6 +504,8 @@ pub struct UpstreamConfig {
     pub keep_alive: Duration,
     /// Most unused connections kept per address.
     pub idle_connections: usize,
+    /// After so many failures in a row an address is set aside for a while; 0: never.
+    pub max_fails: u32,
 }
 
 /// One address of an upstream.

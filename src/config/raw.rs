@@ -28,6 +28,7 @@ drain = "30s"
 reload_interval = "2s"
 reuse_port = false
 trusted_proxies = []
+proxy_protocol = false
 mark = "Countersign-Verified"
 
 [limits]
@@ -41,6 +42,7 @@ body_min_rate = "1KiB/s"
 idle_timeout = "75s"
 connections = 10000
 http2_streams = 100
+in_flight = 10000
 
 [log]
 format = "json"
@@ -71,25 +73,17 @@ timeout = "30s"
 read_timeout = "60s"
 keep_alive = "4s"
 idle_connections = 64
+max_fails = 3
 reject_status = 401
 handshake = "answer"
+mode = "verify"
 "#;
 
 /// Keys that this version does not know but that people will try, with what to say to them.
-pub(super) const TOMBSTONES: [(&str, &str); 3] = [
-    (
-        "route.mode",
-        "remove it: every route refuses what it cannot verify",
-    ),
-    (
-        "route.rate_limit",
-        "remove it: limit rates in front of the gateway",
-    ),
-    (
-        "server.proxy_protocol",
-        "remove it, and have the load balancer send `X-Forwarded-For`, which `trusted_proxies` lets pass",
-    ),
-];
+pub(super) const TOMBSTONES: [(&str, &str); 1] = [(
+    "route.receipt",
+    "remove it: the mark is a plain header yet, so let nothing but the gateway reach the receiver",
+)];
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, expecting = "a table")]
@@ -112,6 +106,7 @@ pub(super) struct RawServer {
     pub(super) reload_interval: Option<DurationText>,
     pub(super) reuse_port: Option<bool>,
     pub(super) trusted_proxies: Option<OneOrMany>,
+    pub(super) proxy_protocol: Option<bool>,
     pub(super) mark: Option<String>,
     pub(super) tls: Option<RawTls>,
 }
@@ -146,6 +141,7 @@ pub(super) struct RawLimits {
     pub(super) idle_timeout: Option<DurationText>,
     pub(super) connections: Option<Count>,
     pub(super) http2_streams: Option<Count>,
+    pub(super) in_flight: Option<Count>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -191,9 +187,18 @@ pub(super) struct RawRoute {
     pub(super) read_timeout: Option<DurationText>,
     pub(super) keep_alive: Option<DurationText>,
     pub(super) idle_connections: Option<Count>,
+    pub(super) max_fails: Option<Count>,
     pub(super) tolerance: Option<DurationText>,
     pub(super) body: Option<SizeText>,
     pub(super) reject_status: Option<Count>,
+    pub(super) allow: Option<OneOrMany>,
+    pub(super) rate: Option<FrequencyText>,
+    pub(super) burst: Option<Count>,
+    pub(super) sender_rate: Option<FrequencyText>,
+    pub(super) sender_burst: Option<Count>,
+    pub(super) concurrency: Option<Count>,
+    pub(super) mode: Option<String>,
+    pub(super) observe_until: Option<String>,
     pub(super) handshake: Option<String>,
     pub(super) pairing: Option<RawPairing>,
     pub(super) replay: Option<DurationText>,
@@ -366,6 +371,7 @@ macro_rules! quantity {
 quantity!(DurationText, "a duration", false);
 quantity!(SizeText, "a size", true);
 quantity!(RateText, "a rate", true);
+quantity!(FrequencyText, "a number of requests in a time", false);
 
 /// Every key of the file, dotted, without the places in lists: `server.listen`, `route.secrets.id`.
 pub fn known_keys() -> Vec<String> {

@@ -79,6 +79,8 @@ impl Checker<'_> {
         let reject_status = self.reject_status(&table.at("reject_status"), raw.reject_status);
         let pairing = self.pairing(table, raw, scheme.as_ref(), &secrets);
         let guard = self.guard(table, raw, scheme.as_mut(), &upstream);
+        let throttle = self.throttle(table, raw);
+        let observe_until = self.observe(table, raw, scheme.as_ref());
         Some(RouteConfig {
             name: name?,
             host,
@@ -93,6 +95,8 @@ impl Checker<'_> {
             public_url,
             pairing,
             guard,
+            throttle,
+            observe_until,
         })
     }
 
@@ -635,7 +639,7 @@ impl Checker<'_> {
             .or_else(|| credential.map(|name| SecretSource::Credential(name.to_owned())))
     }
 
-    fn time(&mut self, key: &Key, raw: Option<&str>) -> Option<UnixTime> {
+    pub(super) fn time(&mut self, key: &Key, raw: Option<&str>) -> Option<UnixTime> {
         let written = raw?;
         match written.parse::<jiff::Timestamp>() {
             Ok(time) => Some(UnixTime::from_millis(time.as_millisecond())),
@@ -727,6 +731,9 @@ impl Checker<'_> {
             read_timeout: self.duration(&table.at("read_timeout"), raw.read_timeout.as_ref()),
             keep_alive: self.duration(&table.at("keep_alive"), raw.keep_alive.as_ref()),
             idle_connections: usize_of(idle),
+            max_fails: raw
+                .max_fails
+                .map_or(0, |Count(fails)| u32::try_from(fails).unwrap_or(u32::MAX)),
         }
     }
 

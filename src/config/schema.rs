@@ -137,6 +137,9 @@ impl Docs {
             "a duration" => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" }),
             "a size" => quantity(&format!("^([0-9]+({units})|0)$")),
             "a rate" => quantity(&format!("^([0-9]+({units})/s|0)$")),
+            "a number of requests in a time" => {
+                json!({ "type": "string", "pattern": "^[0-9]+/(s|m|h)$" })
+            }
             "the name of a scheme or a table" => {
                 let table = self.describe::<SchemeSpec>(&mut Vec::new(), key);
                 json!({ "anyOf": [{ "type": "string" }, table] })

@@ -108,6 +108,7 @@ impl Checker<'_> {
             drain: self.duration_or_zero(&table.at("drain"), raw.drain.as_ref()),
             trusted_proxies: self
                 .networks(&table.at("trusted_proxies"), raw.trusted_proxies.as_ref()),
+            proxy_protocol: self.proxy_protocol(&table, raw),
             mark: self.mark(&table.at("mark"), raw.mark.as_deref()),
             tls,
             reload_interval: self
@@ -200,7 +201,7 @@ impl Checker<'_> {
         }
     }
 
-    fn networks(&mut self, key: &Key, raw: Option<&OneOrMany>) -> Vec<IpNet> {
+    pub(super) fn networks(&mut self, key: &Key, raw: Option<&OneOrMany>) -> Vec<IpNet> {
         let Some(raw) = raw else {
             return Vec::new();
         };
@@ -219,6 +220,19 @@ impl Checker<'_> {
             }
         }
         networks
+    }
+
+    fn proxy_protocol(&mut self, table: &Key, raw: &RawServer) -> bool {
+        let on = raw.proxy_protocol.unwrap_or(false);
+        let none = |proxies: &OneOrMany| proxies.values.is_empty();
+        if on && raw.trusted_proxies.as_ref().is_none_or(none) {
+            self.warning(
+                &table.at("proxy_protocol"),
+                "whoever connects can write the address that it is taken to come from: `trusted_proxies` is empty",
+                "name the load balancer's addresses in `trusted_proxies`, or make sure that nobody else reaches this address",
+            );
+        }
+        on
     }
 
     fn mark(&mut self, key: &Key, raw: Option<&str>) -> HeaderName {
@@ -325,6 +339,7 @@ impl Checker<'_> {
                 .at_least_one(&table.at("http2_streams"), raw.http2_streams)
                 .try_into()
                 .unwrap_or(u32::MAX),
+            in_flight: usize_of(self.at_least_one(&table.at("in_flight"), raw.in_flight)),
         };
         let key = table.at("body_memory");
         if !self.is_faulty(&key)
@@ -392,7 +407,7 @@ impl Checker<'_> {
         headers.try_into().unwrap_or(u32::MAX)
     }
 
-    fn at_least_one(&mut self, key: &Key, raw: Option<Count>) -> u64 {
+    pub(super) fn at_least_one(&mut self, key: &Key, raw: Option<Count>) -> u64 {
         if let Some(Count(0)) = raw {
             self.error(
                 key,

@@ -3,7 +3,10 @@
 use std::{collections::BTreeSet, fs, path::Path};
 
 use super::*;
-use crate::secret::SecretSource;
+use crate::{
+    clock::{Clock as _, SystemClock},
+    secret::SecretSource,
+};
 
 const ROUTE: &str = r#"
 [[route]]
@@ -607,6 +610,53 @@ fn everything_written_arrives() {
 }
 
 #[test]
+fn limits_of_a_route_arrive() {
+    let file = Source::File("tests/config/ok_throttle.toml".into());
+    let config = load(&file, &[], &Flags::default()).unwrap().config;
+    assert!(config.server.proxy_protocol);
+    assert_eq!(config.limits.in_flight, 500);
+    let route = &config.routes[0];
+    let throttle = &route.throttle;
+    assert_eq!(throttle.allow.len(), 2);
+    assert_eq!(throttle.allow[1].to_string(), "2001:db8::7/128");
+    assert_eq!(
+        throttle.rate,
+        Some(Rate::new(Duration::from_millis(100), 10))
+    );
+    assert_eq!(
+        throttle.sender_rate,
+        Some(Rate::new(Duration::from_millis(10), 500))
+    );
+    assert_eq!(throttle.concurrency, Some(50));
+    assert_eq!(route.upstream.max_fails, 5);
+    assert_eq!(
+        route.observe_until,
+        Some(UnixTime::from_secs(1_767_225_600))
+    );
+    let on = &[("COUNTERSIGN_SERVER__PROXY_PROTOCOL", "true")];
+    assert!(with_env(ROUTE, on).unwrap().config.server.proxy_protocol);
+    let odd = &[("COUNTERSIGN_SERVER__PROXY_PROTOCOL", "yes")];
+    let errors = with_env(ROUTE, odd).unwrap_err().to_string();
+    assert!(errors.contains("must be true or false"), "{errors}");
+}
+
+#[test]
+fn a_route_observes_for_ninety_days_at_most() {
+    let now = SystemClock.now().secs();
+    let route = |days: i64| {
+        let until = UnixTime::from_secs(now + days * 86_400);
+        format!("{ROUTE}mode = \"observe\"\nobserve_until = \"{until}\"\n")
+    };
+    for days in [1, 89] {
+        let loaded = with_env(&route(days), &[]).unwrap();
+        assert!(loaded.config.routes[0].observe_until.is_some());
+        let warned = |problem: &Problem| problem.path == "route.cases.mode";
+        assert!(loaded.warnings.iter().any(warned), "{days}");
+    }
+    assert!(with_env(&route(91), &[]).is_err());
+}
+
+#[test]
 fn problems_have_a_form_for_programs() {
     let errors = with_env(&format!("{ROUTE}tolerence = 1\n"), &[]).unwrap_err();
     assert_eq!(
@@ -653,10 +703,12 @@ fn the_samples_are_valid_and_the_long_one_names_every_key_with_its_default() {
         let route = &config.routes[0];
         let upstream = &route.upstream;
         format!(
-            "{:?} {} {} {:?}",
+            "{:?} {} {} {:?} {:?} {:?}",
             route.methods,
             route.body_bytes_max,
             route.reject_status,
+            route.throttle,
+            route.observe_until,
             UpstreamConfig {
                 addresses: Vec::new(),
                 ..upstream.clone()

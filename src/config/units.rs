@@ -1,5 +1,7 @@
 //! Sizes and rates as people write them.
 
+use std::time::Duration;
+
 pub(super) const UNITS: [(&str, u64); 7] = [
     ("B", 1),
     ("KB", 1000),
@@ -28,6 +30,23 @@ pub(super) fn parse_rate(text: &str) -> Option<u64> {
         Some(size) => parse_size(size),
         None => (text == "0").then_some(0),
     }
+}
+
+/// Reads `100/s`, `10/m` or `5/h`: how long from one to the next, and how many come in a second, at least one.
+pub(super) fn parse_frequency(text: &str) -> Option<(Duration, u32)> {
+    let (number, unit) = text.split_once('/')?;
+    let secs = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return None,
+    };
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u32 = number.parse().ok().filter(|number| *number > 0)?;
+    let a_second = (number / secs).clamp(1, 1_000_000);
+    Some((Duration::from_secs(secs.into()) / number, a_second))
 }
 
 /// Writes a size in the largest binary unit that divides it.
@@ -77,6 +96,27 @@ mod tests {
             ("1KiB/m", None),
         ] {
             assert_eq!(parse_rate(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn reads_frequencies() {
+        let ms = Duration::from_millis;
+        for (text, want) in [
+            ("100/s", Some((ms(10), 100))),
+            ("1/s", Some((ms(1000), 1))),
+            ("600/m", Some((ms(100), 10))),
+            ("10/m", Some((ms(6000), 1))),
+            ("5/h", Some((ms(720_000), 1))),
+            ("0/s", None),
+            ("+1/s", None),
+            ("/s", None),
+            ("10", None),
+            ("10/d", None),
+            ("1.5/s", None),
+            ("99999999999/s", None),
+        ] {
+            assert_eq!(parse_frequency(text), want, "{text}");
         }
     }
 

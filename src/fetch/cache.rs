@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::{sync::watch, time::Instant};
 
 use super::get::{FetchError, Fetched};
-use crate::config::FetchConfig;
+use crate::{backoff::pause, config::FetchConfig};
 
 /// Documents, and failures to get one, that are remembered.
 const ENTRIES_MAX: usize = 1024;
@@ -26,9 +26,6 @@ const LOOKUPS_PER_MINUTE: u32 = 20;
 const LOOKUPS_AT_ONCE: usize = 4;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// First pause after a failure; doubles up to `cool_down`.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
 
 /// What a document is known by: a digest of all that is sent for it.
 pub(super) type Id = [u8; 32];
@@ -322,14 +319,6 @@ impl Entry {
     }
 }
 
-/// How long to wait after so many failures in a row: doubling, and somewhere in the upper half of that.
-fn pause(in_a_row: u32, most: Duration, random: u8) -> Duration {
-    let whole = PAUSE_MIN
-        .saturating_mul(1 << in_a_row.saturating_sub(1).min(16))
-        .min(most);
-    whole / 2 + (whole / 2).mul_f64(f64::from(random) / 255.0)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -463,17 +452,6 @@ mod tests {
             panic!("it is here");
         };
         assert!(!Arc::ptr_eq(&old, &new));
-    }
-
-    #[test]
-    fn pauses_double_up_to_the_cool_down_and_are_spread() {
-        let most = 30 * SECOND;
-        assert_eq!(pause(1, most, 0), SECOND / 2);
-        assert_eq!(pause(1, most, 255), SECOND);
-        assert_eq!(pause(3, most, 255), 4 * SECOND);
-        assert_eq!(pause(99, most, 255), most);
-        assert!(pause(99, most, 128) < most && pause(99, most, 128) > most / 2);
-        assert!(pause(1, SECOND / 1000, 255) <= SECOND / 1000);
     }
 
     #[test]

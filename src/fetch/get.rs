@@ -22,7 +22,7 @@ use crate::{
     config::{FetchConfig, UpstreamAddr, UpstreamConfig, UpstreamProtocol},
     pem,
     scheme::KeyRequest,
-    upstream::{SendError, Upstream},
+    upstream::{Health, SendError, Upstream},
 };
 
 /// Key documents are a few kilobytes.
@@ -159,9 +159,11 @@ impl Client {
             read_timeout: 2 * self.timeout,
             keep_alive: Duration::ZERO,
             idle_connections: 0,
+            max_fails: 0,
         };
-        let upstream = Upstream::with_tls(&upstream, Some(self.tls.clone()))
-            .map_err(|_| FetchError::Address)?;
+        let upstream =
+            Upstream::with_tls(&upstream, Some(self.tls.clone()), |_| Health::unwatched())
+                .map_err(|_| FetchError::Address)?;
         let answer = upstream
             .exchange(message(wanted, &url)?, DOCUMENT_BYTES_MAX)
             .await

@@ -19,6 +19,7 @@ use self::{
     get::{Client, FetchError},
 };
 use crate::{
+    backoff::random,
     config::FetchConfig,
     receive::Unverified,
     reject::{Chain, Rejection, SignatureFault},
@@ -102,8 +103,10 @@ impl Fetcher {
 ///
 /// Comes last before the verdict, because it costs the most: what else is wrong with the request is found first, without a fetch.
 ///
+/// What is wrong with the signature, such as that there is no such key, is for [`crate::verify`] to say.
+///
 /// # Errors
-/// What is wrong with the request but its signature; no such key; or the document cannot be had now.
+/// The document cannot be had now, or the body cannot be looked into.
 ///
 /// # Cancel safety
 /// A fetch that was begun goes on, for whoever comes next.
@@ -120,8 +123,15 @@ pub async fn complete(
         return Ok(Origin(None));
     }
     // In a box: its state would else make every request's future larger.
-    let document = Box::pin(fetcher.complete(request, route)).await?;
-    Ok(Origin(Some(document)))
+    match Box::pin(fetcher.complete(request, route)).await {
+        Ok(document) => Ok(Origin(Some(document))),
+        // Not for this step to judge.
+        Err(Rejection::NotVerified { fault, .. }) => {
+            request.set_fault(fault);
+            Ok(Origin(None))
+        }
+        Err(rejection) => Err(rejection),
+    }
 }
 
 impl Origin {
@@ -339,11 +349,4 @@ fn identify(wanted: &KeyRequest) -> Id {
     let mut id = Id::default();
     id.copy_from_slice(digest.finish().as_ref());
     id
-}
-
-fn random() -> u8 {
-    let mut byte = [0];
-    // Only spreads tries.
-    let _ = aws_lc_rs::rand::fill(&mut byte);
-    byte[0]
 }

@@ -71,6 +71,33 @@ impl Head {
     }
 }
 
+/// Whom an element of `Forwarded` names as the other end, if it names one.
+pub(super) fn forwarded_for(element: &str) -> Option<&str> {
+    let mut node = None;
+    for pair in element.split(';') {
+        let (name, value) = pair_of(pair).ok()?;
+        if name.eq_ignore_ascii_case("for") && node.replace(value).is_some() {
+            return None;
+        }
+    }
+    node
+}
+
+/// Name and value, the quotes taken off.
+fn pair_of(text: &str) -> Result<(&str, &str), Unclear> {
+    let pair = text.trim_matches([' ', '\t']);
+    let (name, value) = pair.split_once('=').ok_or(Unclear)?;
+    let value = match value.strip_prefix('"') {
+        Some(quoted) => quoted.strip_suffix('"').ok_or(Unclear)?,
+        None => value,
+    };
+    // Nothing that we look for needs an escape, or may hold the separator.
+    match value.contains(['"', '\\']) {
+        true => Err(Unclear),
+        false => Ok((name, value)),
+    }
+}
+
 /// A value that is malformed, or one of several, of which the sender might have written one.
 #[derive(Debug)]
 struct Unclear;
@@ -107,18 +134,7 @@ impl<'h> Forwarded<'h> {
     fn element(text: &'h str) -> Result<Self, Unclear> {
         let mut read = Self::default();
         for pair in text.split(';') {
-            let (name, value) = pair
-                .trim_matches([' ', '\t'])
-                .split_once('=')
-                .ok_or(Unclear)?;
-            let value = match value.strip_prefix('"') {
-                Some(quoted) => quoted.strip_suffix('"').ok_or(Unclear)?,
-                None => value,
-            };
-            // Nothing that we look for needs an escape, or may hold the separator.
-            if value.contains(['"', '\\']) {
-                return Err(Unclear);
-            }
+            let (name, value) = pair_of(pair)?;
             if name.eq_ignore_ascii_case("proto") && read.proto.is_none() {
                 read.proto = Some(known_proto(value)?);
             } else if name.eq_ignore_ascii_case("host") && read.host.is_none() {

@@ -85,6 +85,10 @@ pub struct Held {
 }
 
 /// What the guard says to a delivery.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be an allocation per request, and it lives for a moment"
+)]
 pub enum Decision<'s> {
     /// It may be forwarded.
     Admitted(Admitted<'s>),
@@ -115,7 +119,8 @@ pub async fn admit<'s>(
             // In a box: routes without a guard keep no room for it.
             Box::pin(guard.admit(request, settings)).await
         }
-        (None, _) | (_, Standing::NotRequired | Standing::Handshake) => {
+        // What did not verify may be anything: it neither is a duplicate nor makes one.
+        (None, _) | (_, Standing::NotRequired | Standing::Handshake | Standing::Observed(_)) => {
             let lease = Lease::NotRequired;
             Ok(Decision::Admitted(Admitted { request, lease }))
         }

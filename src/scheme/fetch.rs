@@ -109,25 +109,25 @@ impl Scheme {
         let Some(fetch) = &plan.fetch else {
             return Ok(None);
         };
-        let mut context = plan.context(request.head);
-        context.body = Some(request.body);
+        let mut known = plan.context(request.head);
+        known.body = Some(request.body);
         let document = plan
             .needs_document
             .then(|| plan.document_of(request))
             .transpose()?;
-        context.document = document
+        known.document = document
             .as_deref()
             .and_then(|document| std::str::from_utf8(document).ok());
         // Of several tokens the first says where the keys are: it is one issuer that signs them all.
         if let Site::Place(Place::Json(pointer)) = &plan.signature.site
             && pointer.has_star()
         {
-            let items = json::items(context.document.unwrap_or_default(), pointer);
-            context.star = items.ok().and_then(|items| items.into_iter().next());
+            let items = json::items(known.document.unwrap_or_default(), pointer);
+            known.star = items.ok().and_then(|items| items.into_iter().next());
         }
-        let values = plan.signature.values(&context)?;
-        let (candidates, items) = plan.signature.split(&values, &context)?;
-        let mut context = context;
+        let values = plan.signature.values(&known)?;
+        let (candidates, items) = plan.signature.split(&values, &known)?;
+        let mut context = known;
         let token = match (plan.shape, &*candidates) {
             (Shape::Jwt | Shape::Jws, [candidate, ..]) => Some(plan.jwt(candidate.text)?),
             _ => None,

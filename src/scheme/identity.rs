@@ -263,15 +263,15 @@ impl Plan {
     /// What tells a request apart that has verified; `None` if a part is missing, which is then a mistake of ours.
     fn fingerprint(&self, basis: Basis, request: &Request<'_>) -> Option<Fingerprint> {
         let unpacked;
-        let mut context = self.context(request.head);
-        context.body = Some(request.body);
+        let mut known = self.context(request.head);
+        known.body = Some(request.body);
         if self.needs_document {
             unpacked = self.document_of(request).ok()?;
-            context.document = std::str::from_utf8(&unpacked).ok();
+            known.document = std::str::from_utf8(&unpacked).ok();
         }
-        let values = self.signature.values(&context).ok()?;
-        let (candidates, items) = self.signature.split(&values, &context).ok()?;
-        let mut context = context;
+        let values = self.signature.values(&known).ok()?;
+        let (candidates, items) = self.signature.split(&values, &known).ok()?;
+        let mut context = known;
         context.items = Some(&items);
         let mut hash = Hasher::plain(DigestAlgorithm::Sha256);
         match (basis, &*candidates) {

@@ -95,11 +95,13 @@ impl ListPlan {
     }
 
     /// The item at this place, where items have no names and it is one that is read.
-    fn read_at(&self, place: usize) -> Option<&Box<str>> {
+    fn read_at(&self, place: usize) -> Option<&str> {
         if self.assign.is_some() {
             return None;
         }
-        self.read.iter().find(|read| read.parse() == Ok(place))
+        let mut read = self.read.iter();
+        read.find(|read| read.parse() == Ok(place))
+            .map(|read| &**read)
     }
 }
 
@@ -269,7 +271,8 @@ impl SignaturePlan {
                         let (name, rest) = item.split_at(at);
                         let mut read = list.read.iter();
                         (
-                            read.find(|read| read.as_bytes() == name),
+                            read.find(|read| read.as_bytes() == name)
+                                .map(|read| &**read),
                             rest.get(assign.len()..).unwrap_or_default(),
                         )
                     }
@@ -281,7 +284,7 @@ impl SignaturePlan {
                     None => items.push(name, value),
                     // Each group says the same time again.
                     Some(known) if groups.is_some() && known == value => {}
-                    Some(_) => return Err(ClaimError::PartRepeated(Place::Item(name.clone()))),
+                    Some(_) => return Err(ClaimError::PartRepeated(Place::Item(name.into()))),
                 }
             }
         }

@@ -110,10 +110,6 @@ pub struct Scheme {
 pub struct Key(KeyMaterial);
 
 #[derive(Clone)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would be an allocation per request and key"
-)]
 enum KeyMaterial {
     /// Keyed, with nothing fed yet.
     Mac(Mac),
@@ -299,25 +295,25 @@ impl Scheme {
     pub fn delivery_id(&self, request: &Request<'_>) -> Option<Vec<u8>> {
         let plan = self.plan_for(&request.head)?;
         let place = plan.id.as_ref()?;
-        let mut context = plan.context(request.head);
-        context.body = Some(request.body);
+        let mut known = plan.context(request.head);
+        known.body = Some(request.body);
         let document = matches!(place, Place::Json(_))
             .then(|| plan.document_of(request).ok())
             .flatten();
-        context.document = document
+        known.document = document
             .as_deref()
             .and_then(|document| std::str::from_utf8(document).ok());
         let values = matches!(place, Place::Claim(_) | Place::Item(_))
-            .then(|| plan.signature.values(&context).ok())
+            .then(|| plan.signature.values(&known).ok())
             .flatten();
         let split = values
             .as_ref()
-            .and_then(|values| plan.signature.split(values, &context).ok());
+            .and_then(|values| plan.signature.split(values, &known).ok());
         let token = split.as_ref().and_then(|(candidates, _)| match plan.shape {
             Shape::Jwt | Shape::Jws => plan.jwt(candidates.first()?.text).ok(),
             Shape::Token | Shape::Tag | Shape::PublicKey => None,
         });
-        let mut context = context;
+        let mut context = known;
         context.items = split.as_ref().map(|(_, items)| items);
         context.jwt = token.as_ref();
         context

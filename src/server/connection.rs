@@ -23,11 +23,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::AsyncWriteExt as _,
     task::coop::has_budget_remaining,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 
 use super::{
+    proxy_header::{self, Source},
     stopping::Stopping,
     transport::{Activity, ActivityLimits, Busy, Transport},
 };
@@ -69,18 +70,15 @@ pub(super) struct Service {
 pub(super) struct Setup {
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) limits: Limits,
-    pub(super) trusted_proxies: Vec<ipnet::IpNet>,
+    pub(super) trusted_proxies: Arc<[ipnet::IpNet]>,
+    pub(super) proxy_protocol: bool,
 }
 
 /// Serves one connection to its end.
 pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpAddr>) {
     let activity = Activity::new();
     let setup = service.setup.load_full();
-    // One limit for the handshake and for the bytes that tell the protocol: hyper waits for neither with a timer.
-    let opening = timeout(
-        setup.limits.head_timeout,
-        open(&service, &setup, wire, &activity),
-    );
+    let opening = open(&service, &setup, wire, address, &activity);
     let too_late = async {
         service.stopping.begun().await;
         sleep(CLOSING_GRACE).await;
@@ -90,29 +88,13 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
         opened = opening => opened,
         () = too_late => return,
     };
-    let (mut transport, http2, certificate) = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => {
+    let (mut transport, http2, peer) = match opened {
+        Ok((transport, http2, peer)) => (transport, http2, Arc::new(peer)),
+        Err(error) => {
             tracing::debug!(%error, peer = ?address, "connection ended before the first request");
             return;
         }
-        Err(_) => {
-            if setup.tls.is_some() {
-                service.metrics().handshake_errors.inc();
-            }
-            return;
-        }
     };
-    let trusted = address.is_some_and(|address| {
-        let mut nets = setup.trusted_proxies.iter();
-        nets.any(|net| net.contains(&address))
-    });
-    let peer = Arc::new(Peer::new(
-        address,
-        setup.tls.is_some(),
-        trusted,
-        certificate,
-    ));
     let requests = {
         let (service, activity) = (service.clone(), activity.clone());
         service_fn(move |request: Request<Incoming>| {
@@ -195,14 +177,61 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
     }
 }
 
+impl Setup {
+    /// Whether a connection from this address begins with a PROXY header. Whoever may open a Unix socket is trusted.
+    fn expects_proxy_header(&self, address: Option<IpAddr>) -> bool {
+        let proxies = &self.trusted_proxies;
+        self.proxy_protocol
+            && (proxies.is_empty()
+                || address.is_none_or(|address| proxies.iter().any(|net| net.contains(&address))))
+    }
+}
+
 impl Service {
     fn metrics(&self) -> &Metrics {
         &self.gateway.telemetry.metrics
     }
 }
 
-/// TLS handshake, then the protocol: by ALPN, or on plaintext by the first bytes. With it the client certificate, if one came.
+/// All that comes before the first request, within one limit: hyper waits for none of it with a timer.
 async fn open(
+    service: &Service,
+    setup: &Setup,
+    mut wire: Wire,
+    address: Option<IpAddr>,
+    activity: &Arc<Activity>,
+) -> io::Result<(Transport, bool, Peer)> {
+    let end = Instant::now() + setup.limits.head_timeout;
+    let (mut source, mut proxies) = (address, setup.trusted_proxies.clone());
+    if setup.expects_proxy_header(address) {
+        match timeout_at(end, proxy_header::read(&mut wire)).await {
+            Ok(Ok(Source::Proxied(address))) => source = Some(address),
+            // Nobody vouches for what it says of earlier hops: a proxy that knows its client names it.
+            Ok(Ok(Source::Local)) => proxies = Arc::default(),
+            Ok(Err(proxy_header::Fault::Closed)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Err(fault)) => {
+                service.metrics().proxy_header_errors.inc();
+                return Err(io::Error::other(fault));
+            }
+            Err(late) => {
+                service.metrics().proxy_header_errors.inc();
+                return Err(late.into());
+            }
+        }
+    }
+    let speaking = timeout_at(end, speak(service, setup, wire, activity)).await;
+    let (transport, http2, certificate) = speaking.unwrap_or_else(|late| {
+        if setup.tls.is_some() {
+            service.metrics().handshake_errors.inc();
+        }
+        Err(late.into())
+    })?;
+    let peer = Peer::new(source, setup.tls.is_some(), proxies, certificate);
+    Ok((transport, http2, peer))
+}
+
+/// TLS handshake, then the protocol: by ALPN, or on plaintext by the first bytes. With it the client certificate, if one came.
+async fn speak(
     service: &Service,
     setup: &Setup,
     wire: Wire,

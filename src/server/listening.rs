@@ -143,7 +143,8 @@ impl Control {
                     .as_ref()
                     .map(|tls| TlsAcceptor::from(tls.acceptor.config.clone())),
                 limits: config.limits.clone(),
-                trusted_proxies: server.trusted_proxies.clone(),
+                trusted_proxies: server.trusted_proxies.clone().into(),
+                proxy_protocol: server.proxy_protocol,
             },
             tls,
             drain: server.drain,
@@ -253,7 +254,8 @@ impl Shared {
         let setup = Setup {
             tls: None,
             limits: config.limits.clone(),
-            trusted_proxies: Vec::new(),
+            trusted_proxies: Arc::default(),
+            proxy_protocol: false,
         };
         Self {
             gateway,

@@ -3,6 +3,7 @@
 mod accept;
 mod connection;
 mod listening;
+mod proxy_header;
 mod stopping;
 mod tls;
 mod transport;

@@ -30,6 +30,8 @@ pub enum Outcome {
     Forwarded,
     /// It was a duplicate of a delivery that succeeded, and went no further.
     Replayed,
+    /// The same, although its signature did not hold: its route only observes.
+    Observed,
     /// It was a handshake, which the gateway answered.
     Handshake,
     /// Its signature did not hold.
@@ -52,6 +54,7 @@ impl Outcome {
         match self {
             Self::Forwarded => "forwarded",
             Self::Replayed => "replayed",
+            Self::Observed => "observed",
             Self::Handshake => "handshake",
             Self::NotVerified => "not_verified",
             Self::Rejected => "rejected",
@@ -72,7 +75,7 @@ pub struct RequestEvent {
     pub at: UnixTime,
     /// The same on a clock that never jumps.
     pub began: Instant,
-    /// Who connected.
+    /// Whom it comes from, as far as is known.
     pub peer: Option<IpAddr>,
     /// Place of its route.
     pub route: Option<usize>,
@@ -88,6 +91,8 @@ pub struct RequestEvent {
     pub blame: Option<Blame>,
     /// The check was passed, or the route needs none.
     pub verified: bool,
+    /// What is wrong with its signature, in a word and in full, if it was let through all the same.
+    pub observed: Option<(&'static str, String)>,
     /// The key that verified.
     pub key: Option<KeyRef>,
     /// The signed time.
@@ -194,9 +199,9 @@ impl RequestLog {
         metrics.count(event, route.map(|(_, counters)| counters), total);
         let level = match event.blame {
             None | Some(Blame::Sender) => LogLevel::Info,
-            Some(Blame::Operator | Blame::Provider | Blame::Upstream | Blame::Gateway) => {
-                LogLevel::Warn
-            }
+            Some(
+                Blame::Operator | Blame::Provider | Blame::Upstream | Blame::Gateway | Blame::Load,
+            ) => LogLevel::Warn,
         };
         if level > self.level {
             return;
@@ -249,7 +254,10 @@ impl RequestLog {
 
     /// `None` if the line is not to be written, else how many were left out before it.
     fn admit(&self, event: &RequestEvent) -> Option<u64> {
-        if !matches!(event.blame, Some(Blame::Sender | Blame::Provider)) {
+        if !matches!(
+            event.blame,
+            Some(Blame::Sender | Blame::Provider | Blame::Load)
+        ) {
             return Some(0);
         }
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);

@@ -40,6 +40,12 @@ struct RequestLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    route: String,
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VerificationLabels {
     route: String,
     scheme: String,
@@ -63,6 +69,30 @@ struct KeyFetchLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AddressLabels {
+    route: String,
+    address: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailureLabels {
+    route: String,
+    address: String,
+    kind: &'static str,
+}
+
+/// What is counted for one address of an upstream.
+#[derive(Debug, Default)]
+pub struct AddressMetrics {
+    /// 0 while it is set aside.
+    pub up: Gauge,
+    /// Connections that were opened.
+    pub connects: Counter,
+    /// In the order of the kinds that [`Metrics::address`] was given.
+    pub failures: [Counter; 3],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,6 +125,7 @@ fn bytes() -> Histogram {
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
+    refusals: Family<RefusalLabels, Counter>,
     verifications: Family<VerificationLabels, Counter>,
     handshakes: Family<HandshakeLabels, Counter>,
     request_duration: Family<RouteLabel, Histogram>,
@@ -105,6 +136,9 @@ pub struct Metrics {
     route_keys: Family<RouteLabel, Gauge>,
     key_fetches: KeyFetches,
     replay: ReplayMetrics,
+    upstream_up: Family<AddressLabels, Gauge>,
+    upstream_connects: Family<AddressLabels, Counter>,
+    upstream_failures: Family<FailureLabels, Counter>,
     buffered: Gauge<u64, AtomicU64>,
     spooled: Gauge<u64, AtomicU64>,
     spooled_bodies: Gauge<u64, AtomicU64>,
@@ -119,6 +153,8 @@ pub struct Metrics {
     pub accept_errors: Counter,
     /// Failed TLS handshakes.
     pub handshake_errors: Counter,
+    /// PROXY headers that were missing or malformed, or did not come in time.
+    pub proxy_header_errors: Counter,
     /// Heads that were not HTTP.
     pub unreadable_heads: Counter,
 }
@@ -185,6 +221,7 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
+            refusals: Family::default(),
             verifications: Family::default(),
             handshakes: Family::default(),
             request_duration: Family::new_with_constructor(seconds),
@@ -197,6 +234,9 @@ impl Default for Metrics {
             route_keys: Family::default(),
             key_fetches: KeyFetches::default(),
             replay: ReplayMetrics::default(),
+            upstream_up: Family::default(),
+            upstream_connects: Family::default(),
+            upstream_failures: Family::default(),
             buffered: Gauge::default(),
             spooled: Gauge::default(),
             spooled_bodies: Gauge::default(),
@@ -206,11 +246,14 @@ impl Default for Metrics {
             connections: Gauge::default(),
             accept_errors: Counter::default(),
             handshake_errors: Counter::default(),
+            proxy_header_errors: Counter::default(),
             unreadable_heads: Counter::default(),
         };
         let registry = &mut metrics.registry;
         let (name, help) = names::REQUESTS;
         registry.register(name, help, metrics.requests.clone());
+        let (name, help) = names::REFUSALS;
+        registry.register(name, help, metrics.refusals.clone());
         let (name, help) = names::VERIFICATIONS;
         registry.register(name, help, metrics.verifications.clone());
         let (name, help) = names::HANDSHAKES;
@@ -245,6 +288,14 @@ impl Default for Metrics {
         registry.register(name, help, metrics.accept_errors.clone());
         let (name, help) = names::HANDSHAKE_ERRORS;
         registry.register(name, help, metrics.handshake_errors.clone());
+        let (name, help) = names::PROXY_HEADER_ERRORS;
+        registry.register(name, help, metrics.proxy_header_errors.clone());
+        let (name, help) = names::UPSTREAM_UP;
+        registry.register(name, help, metrics.upstream_up.clone());
+        let (name, help) = names::UPSTREAM_CONNECTS;
+        registry.register(name, help, metrics.upstream_connects.clone());
+        let (name, help) = names::UPSTREAM_FAILURES;
+        registry.register(name, help, metrics.upstream_failures.clone());
         let (name, help) = names::UNREADABLE_HEADS;
         registry.register(name, help, metrics.unreadable_heads.clone());
         let (name, help) = names::BUFFERED;
@@ -332,6 +383,25 @@ impl Metrics {
         }
     }
 
+    /// What is counted for an address of a route's upstream, with the kinds of failures.
+    pub fn address(&self, route: &str, address: &str, kinds: [&'static str; 3]) -> AddressMetrics {
+        let labels = AddressLabels {
+            route: route.to_owned(),
+            address: address.to_owned(),
+        };
+        AddressMetrics {
+            up: self.upstream_up.get_or_create_owned(&labels),
+            connects: self.upstream_connects.get_or_create_owned(&labels),
+            failures: kinds.map(|kind| {
+                self.upstream_failures.get_or_create_owned(&FailureLabels {
+                    route: labels.route.clone(),
+                    address: labels.address.clone(),
+                    kind,
+                })
+            }),
+        }
+    }
+
     /// What counts fetches of keys.
     pub fn key_fetches(&self) -> KeyFetches {
         self.key_fetches.clone()
@@ -357,6 +427,13 @@ impl Metrics {
 
     /// Counts one finished request.
     fn count(&self, event: &RequestEvent, route: Option<&RouteCounters>, total: Duration) {
+        if !event.reason.is_empty() && event.outcome != Outcome::Observed {
+            let labels = RefusalLabels {
+                route: route.map(|route| route.route.clone()).unwrap_or_default(),
+                reason: event.reason,
+            };
+            self.refusals.get_or_create(&labels).inc();
+        }
         let Some(route) = route else {
             self.requests
                 .get_or_create(&RequestLabels {
@@ -381,7 +458,7 @@ impl Metrics {
                 kind: kind.as_str(),
                 result: match event.outcome {
                     Outcome::Handshake => "answered",
-                    Outcome::Forwarded => "forwarded",
+                    Outcome::Forwarded | Outcome::Observed => "forwarded",
                     Outcome::NotVerified
                     | Outcome::Rejected
                     | Outcome::Unavailable
@@ -407,12 +484,18 @@ impl Metrics {
                     (event.at.millis().saturating_sub(signed_at.millis())) as f64 / 1000.0,
                 );
             }
-        } else if event.outcome == Outcome::NotVerified {
+        }
+        let failed = match &event.observed {
+            Some((reason, _)) => Some(("observed", *reason)),
+            None if event.outcome == Outcome::NotVerified => Some(("rejected", event.reason)),
+            None => None,
+        };
+        if let Some((result, reason)) = failed {
             let labels = VerificationLabels {
                 route: route.route.clone(),
                 scheme: route.scheme.clone(),
-                result: "rejected",
-                reason: event.reason,
+                result,
+                reason,
             };
             self.verifications.get_or_create(&labels).inc();
         }

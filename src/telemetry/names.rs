@@ -9,6 +9,10 @@ pub(super) const REQUESTS: Name = (
     "countersign_requests",
     "Requests by route and outcome; route is empty where none was found",
 );
+pub(super) const REFUSALS: Name = (
+    "countersign_refusals",
+    "Requests that were not forwarded, or not answered whole, by route and reason",
+);
 pub(super) const VERIFICATIONS: Name = (
     "countersign_verifications",
     "Signature checks by route, scheme, result and reason",
@@ -35,6 +39,22 @@ pub(super) const ACCEPT_ERRORS: Name = (
 pub(super) const HANDSHAKE_ERRORS: Name = (
     "countersign_handshake_errors",
     "TLS handshakes that failed or took too long",
+);
+pub(super) const PROXY_HEADER_ERRORS: Name = (
+    "countersign_proxy_header_errors",
+    "Connections that were closed because their PROXY header was missing, malformed or late",
+);
+pub(super) const UPSTREAM_UP: Name = (
+    "countersign_upstream_up",
+    "0 while an address of an upstream is set aside, by route and address",
+);
+pub(super) const UPSTREAM_CONNECTS: Name = (
+    "countersign_upstream_connects",
+    "Connections opened to upstreams, by route and address",
+);
+pub(super) const UPSTREAM_FAILURES: Name = (
+    "countersign_upstream_failures",
+    "Failures of upstreams by route, address and kind",
 );
 pub(super) const UNREADABLE_HEADS: Name = (
     "countersign_unreadable_heads",

@@ -4,6 +4,7 @@
 //! to another only while none of its bytes can have been written.
 
 mod connect;
+mod health;
 mod http1;
 mod patience;
 mod pool;
@@ -34,11 +35,15 @@ use hyper::{
 use rustls::ClientConfig;
 use tokio::time::{Instant, sleep};
 
-pub use self::response::{ResponseError, UpstreamBody};
 use self::{
     connect::Connector,
+    health::Turn,
     http1::Http1,
     pool::{Checkout, Pool},
+};
+pub use self::{
+    health::{Failure, Health},
+    response::{ResponseError, UpstreamBody},
 };
 use crate::{
     body::{BodyStore, BodyStoreConfig, BodyStream, StoreError},
@@ -89,14 +94,17 @@ impl Upstream {
     ///
     /// # Errors
     /// If a certificate, key or CA file cannot be used; the text names it.
-    pub fn new(config: &UpstreamConfig) -> anyhow::Result<Self> {
+    pub fn new(
+        config: &UpstreamConfig,
+        health: impl Fn(&UpstreamAddr) -> Arc<Health>,
+    ) -> anyhow::Result<Self> {
         let secure = matches!(config.addresses.first(), Some(UpstreamAddr::Https { .. }));
         let tls = if secure {
             Some(Arc::new(tls::client_config(config)?))
         } else {
             None
         };
-        Ok(Self::with_tls(config, tls)?)
+        Ok(Self::with_tls(config, tls, health)?)
     }
 
     /// The same with TLS that is ready; `None`: plaintext.
@@ -106,6 +114,7 @@ impl Upstream {
     pub(crate) fn with_tls(
         config: &UpstreamConfig,
         tls: Option<Arc<ClientConfig>>,
+        health: impl Fn(&UpstreamAddr) -> Arc<Health>,
     ) -> io::Result<Self> {
         let pools = config
             .addresses
@@ -113,6 +122,8 @@ impl Upstream {
             .map(|address| {
                 Ok(Pool::new(
                     Connector::new(address, config, tls.as_ref())?,
+                    health(address),
+                    config.max_fails,
                     config.keep_alive,
                     config.idle_connections,
                 ))
@@ -126,6 +137,11 @@ impl Upstream {
             read_timeout: config.read_timeout,
             connect_retry: config.connect_retry,
         })
+    }
+
+    /// What is known of each address.
+    pub fn health(&self) -> impl Iterator<Item = &Arc<Health>> {
+        self.pools.iter().map(|pool| &pool.health)
     }
 
     /// Sends a request once and waits for the response head.
@@ -149,12 +165,18 @@ impl Upstream {
             let mut answer = link.begin(request, self.secure);
             let head = pin!(poll_fn(|cx| link.poll_answer(&mut answer, cx)));
             match patience.limit(self.timeout, head).await {
-                None => return Err(SendError::Timeout),
+                None => {
+                    checkout.failed(Failure::Timeout);
+                    return Err(SendError::Timeout);
+                }
                 Some(Ok(response)) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                     let unasked = "it switched to another protocol without being asked to";
+                    checkout.failed(Failure::Broken);
                     return Err(SendError::Broken(unasked.into()));
                 }
                 Some(Ok(response)) => {
+                    // Whatever its status: that is the application's affair.
+                    checkout.succeeded();
                     return Ok(
                         response.map(|body| UpstreamBody::new(body, checkout, self.read_timeout))
                     );
@@ -163,7 +185,10 @@ impl Upstream {
                     // hyper gives a request back only if it never began to write it: another connection may have it.
                     // A fresh connection that fails so is a fault of the upstream; to try again could go on for ever.
                     Some(unsent) if checkout.reused => request = unsent,
-                    _ => return Err(SendError::Broken(failed.into_error().into())),
+                    _ => {
+                        checkout.failed(Failure::Broken);
+                        return Err(SendError::Broken(failed.into_error().into()));
+                    }
                 },
             }
         }
@@ -199,20 +224,38 @@ impl Upstream {
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 
-    /// An open connection: one from earlier, else a new one to the first address that takes it.
+    /// An open connection: one from earlier, else a new one to the first address that takes it. Addresses that were set aside come
+    /// last.
     async fn checkout(&self) -> io::Result<Checkout> {
         let first = self.turn.fetch_add(1, Ordering::Relaxed);
         let give_up = Instant::now() + self.connect_retry;
         let mut pause = RETRY_PAUSE_MIN;
         loop {
             let mut fault = None;
-            for offset in 0..self.pools.len() {
-                let pool = &self.pools[(first.wrapping_add(offset)) % self.pools.len()];
-                if let Some(checkout) = pool.reuse() {
+            let mut aside = Vec::new();
+            let mut round = (0..self.pools.len())
+                .map(|offset| &self.pools[(first.wrapping_add(offset)) % self.pools.len()]);
+            loop {
+                let (pool, trial) = if let Some(pool) = round.next() {
+                    match pool.health.turn(Instant::now()) {
+                        Turn::Ready => (pool, false),
+                        Turn::Trial => (pool, true),
+                        Turn::Aside => {
+                            aside.push(pool);
+                            continue;
+                        }
+                    }
+                } else if let Some(pool) = aside.pop() {
+                    // All others failed: it can only be better than nothing.
+                    (pool, false)
+                } else {
+                    break;
+                };
+                if let Some(checkout) = pool.reuse(trial) {
                     return Ok(checkout);
                 }
                 // In a box: rare, and its state would else make every request's future three times as large.
-                match Box::pin(pool.open()).await {
+                match Box::pin(pool.open(trial)).await {
                     Ok(checkout) => return Ok(checkout),
                     Err(error) => fault = Some(error),
                 }

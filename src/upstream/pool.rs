@@ -10,7 +10,13 @@ use std::{
 use hyper::client::conn::http2;
 use tokio::time::{Instant, sleep_until};
 
-use super::{Link, connect::Connector, http1::Http1, patience::Patience};
+use super::{
+    Link,
+    connect::Connector,
+    health::{Failure, Health},
+    http1::Http1,
+    patience::Patience,
+};
 use crate::body::BodyStream;
 
 /// A connection that is this request's alone (HTTP/1.1), or its share of one (HTTP/2).
@@ -19,6 +25,8 @@ pub(super) struct Checkout {
     pub(super) patience: Patience,
     /// It served a request before, so the other side may be closing it right now.
     pub(super) reused: bool,
+    /// It tries an address that was set aside.
+    trial: bool,
     pool: Arc<Pool>,
     /// Says that an HTTP/2 connection is in use.
     _share: Option<Arc<()>>,
@@ -27,6 +35,8 @@ pub(super) struct Checkout {
 /// The connections to one address.
 pub(super) struct Pool {
     connector: Connector,
+    pub(super) health: Arc<Health>,
+    max_fails: u32,
     keep_alive: Duration,
     idle_max: usize,
     state: Mutex<State>,
@@ -56,9 +66,17 @@ struct Idle {
 }
 
 impl Pool {
-    pub(super) fn new(connector: Connector, keep_alive: Duration, idle_max: usize) -> Arc<Self> {
+    pub(super) fn new(
+        connector: Connector,
+        health: Arc<Health>,
+        max_fails: u32,
+        keep_alive: Duration,
+        idle_max: usize,
+    ) -> Arc<Self> {
         Arc::new(Self {
             connector,
+            health,
+            max_fails,
             keep_alive,
             idle_max,
             state: Mutex::default(),
@@ -66,7 +84,7 @@ impl Pool {
     }
 
     /// A connection from earlier that is open at this moment, if there is one; the one used last comes first.
-    pub(super) fn reuse(self: &Arc<Self>) -> Option<Checkout> {
+    pub(super) fn reuse(self: &Arc<Self>, trial: bool) -> Option<Checkout> {
         let mut state = self.state();
         if let Some(shared) = &mut state.http2
             && !shared.sender.is_closed()
@@ -76,6 +94,7 @@ impl Pool {
                 link: Link::Http2(shared.sender.clone()),
                 patience: Patience::new(),
                 reused: true,
+                trial,
                 pool: self.clone(),
                 _share: Some(shared.users.clone()),
             });
@@ -92,6 +111,7 @@ impl Pool {
                     link: Link::Http1(connection),
                     patience,
                     reused: true,
+                    trial,
                     pool: self.clone(),
                     _share: None,
                 });
@@ -101,8 +121,11 @@ impl Pool {
     }
 
     /// A new connection.
-    pub(super) async fn open(self: &Arc<Self>) -> io::Result<Checkout> {
-        let link = self.connector.open().await?;
+    pub(super) async fn open(self: &Arc<Self>, trial: bool) -> io::Result<Checkout> {
+        let link = self.connector.open().await.inspect_err(|_| {
+            self.failed(Failure::Connect, trial);
+        })?;
+        self.health.metrics.connects.inc();
         let share = match &link {
             Link::Http1(_) => None,
             Link::Http2(sender) => {
@@ -121,9 +144,15 @@ impl Pool {
             link,
             patience: Patience::new(),
             reused: false,
+            trial,
             pool: self.clone(),
             _share: share,
         })
+    }
+
+    fn failed(&self, failure: Failure, trial: bool) {
+        self.health
+            .failed(failure, trial, self.max_fails, Instant::now());
     }
 
     fn shelve(self: &Arc<Self>, connection: Box<Http1>, patience: Patience) {
@@ -193,6 +222,16 @@ impl State {
 }
 
 impl Checkout {
+    /// The address gave a response.
+    pub(super) fn succeeded(&self) {
+        self.pool.health.succeeded();
+    }
+
+    /// The address gave none.
+    pub(super) fn failed(&self, failure: Failure) {
+        self.pool.failed(failure, self.trial);
+    }
+
     /// Puts an HTTP/1.1 connection back. Call it when the response has ended.
     pub(super) fn give_back(self) {
         let Self {

@@ -12,13 +12,17 @@ mod fetch;
 mod figures;
 #[cfg(feature = "redis")]
 mod fleet;
+mod flood;
 mod forwards_bytes_unchanged;
 mod handshakes;
 mod hardening;
 mod harness;
+mod health;
 mod limits;
 mod memory;
+mod observe;
 mod providers;
+mod proxy_protocol;
 mod public_url;
 mod receivers;
 #[cfg(feature = "redis")]
@@ -30,5 +34,6 @@ mod replay;
 mod schemes;
 mod support;
 mod systemd;
+mod throttle;
 mod tls;
 mod upstreams;
