@@ -314,7 +314,7 @@ impl Store {
             Settlement::Failed => None,
         };
         let settled = self.shared.settle(id, token, outcome).await;
-        if let Err(Fault::Timeout(_) | Fault::Connection(_) | Fault::Unreachable(_)) = settled {
+        if settled.is_err() {
             let shared = self.shared.clone();
             shared.settle_later(id, token, outcome, SETTLE_TIME_MAX);
         }
@@ -375,16 +375,19 @@ impl Shared {
         let settling = async move {
             let _place = place;
             let end = Instant::now() + patience;
+            let mut pause = PAUSE_MIN;
             let mut link = self.link.subscribe();
             while Instant::now() < end {
                 let open = link.wait_for(|link| matches!(link, Link::Open { .. }));
                 if !matches!(timeout_at(end, open).await, Ok(Ok(_))) {
                     return;
                 }
-                match self.settle(id, token, outcome).await {
-                    Ok(()) | Err(Fault::Refused(_) | Fault::Foreign | Fault::Login(_)) => return,
-                    Err(_) => sleep(jittered(PAUSE_MIN)).await,
+                if self.settle(id, token, outcome).await.is_ok() {
+                    return;
                 }
+                // It may be full, or a replica, or still loading its data: that passes too.
+                sleep(jittered(pause)).await;
+                pause = (pause * 2).min(PAUSE_MAX);
             }
         };
         // A reservation that nobody uses is no reason for a stopping process to wait.

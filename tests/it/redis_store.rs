@@ -336,12 +336,17 @@ fn refuses_when_the_server_is_full() {
     let server = RedisServer::start(&["--maxmemory-policy", "noeviction"]);
     within(PATIENCE, async {
         let store = store(&on_socket(&server));
-        granted(store.admit(id(1), MINUTE).await);
+        let token = granted(store.admit(id(1), MINUTE).await);
         server.ask(&["CONFIG", "SET", "maxmemory", "1"]);
+        let fault = store.settle(id(1), token, TAKEN).await.unwrap_err();
+        assert_eq!(fault.kind(), "refused");
         let fault = store.admit(id(2), MINUTE).await.unwrap_err();
         assert_eq!(fault.kind(), "refused");
         server.ask(&["CONFIG", "SET", "maxmemory", "0"]);
         granted(store.admit(id(2), MINUTE).await);
+        // The success was not forgotten meanwhile.
+        let over = |admission: &Result<_, _>| matches!(admission, Ok(Admission::Succeeded { .. }));
+        ask_until(&store, 1, MINUTE, over).await.unwrap();
     });
 }
 
