@@ -1,6 +1,7 @@
 //! From a checked configuration to the state that serves: reads secrets and certificates.
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -94,8 +95,9 @@ pub fn snapshot(
 ) -> anyhow::Result<(Snapshot, Vec<Finding>)> {
     let (mut findings, mut shared) = (Vec::new(), Shared::default());
     let (mut routes, mut upstreams) = (Vec::new(), Vec::new());
+    let earlier = previous.map(Previous::routes).unwrap_or_default();
     for (index, route_config) in config.routes.iter().enumerate() {
-        let earlier = previous.and_then(|previous| previous.route(&route_config.name));
+        let earlier = earlier.get(&*route_config.name).copied();
         let mut route = Route::new(
             index,
             route_config,
@@ -148,13 +150,14 @@ pub fn snapshot(
 }
 
 impl Previous<'_> {
-    /// A route by its name: what was written of it, and what was made of that.
-    fn route(&self, name: &str) -> Option<(&RouteConfig, &Route, &Arc<Upstream>)> {
-        let mut routes = self.config.routes.iter();
-        let place = routes.position(|route| route.name == name)?;
-        let route = self.snapshot.routes.get(place)?;
-        let upstream = self.snapshot.upstreams.get(place)?;
-        Some((&self.config.routes[place], route, upstream))
+    /// The routes by their names: what was written of each, and what was made of that.
+    fn routes(&self) -> HashMap<&str, (&RouteConfig, &Route, &Arc<Upstream>)> {
+        let made = self.snapshot.routes.iter().zip(&self.snapshot.upstreams);
+        let written = self.config.routes.iter();
+        written
+            .zip(made)
+            .map(|(written, (route, upstream))| (&*written.name, (written, route, upstream)))
+            .collect()
     }
 
     fn all_unchanged(&self, files: &[PathBuf]) -> bool {

@@ -4,7 +4,7 @@
 //! fails, nothing changes but what is told of it. The same code ran at the start, so a restart would give the same state.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs, io,
     io::Read as _,
     os::unix::fs::FileTypeExt as _,
@@ -276,6 +276,19 @@ impl Reloader {
         self.control.commit(prepared);
         let metrics = &self.gateway.telemetry.metrics;
         metrics.retire(&old.routes, &snapshot.routes);
+        let addresses = |snapshot: &Snapshot| -> HashSet<_> {
+            let healths = snapshot
+                .upstreams
+                .iter()
+                .flat_map(|upstream| upstream.health());
+            let labels = healths.map(|health| health.labels());
+            labels
+                .map(|(route, address)| (route.to_owned(), address.to_owned()))
+                .collect()
+        };
+        for (route, address) in addresses(&old).difference(&addresses(&snapshot)) {
+            metrics.retire_address(route, address);
+        }
         let restart = needs_restart(&self.started, &loaded.config);
         metrics
             .reloads

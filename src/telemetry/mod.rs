@@ -6,6 +6,7 @@ mod names;
 mod reloads;
 
 use std::{
+    collections::HashMap,
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -364,8 +365,9 @@ impl Metrics {
     /// Takes away what only tells of the present, of routes and keys that are there no more. What was counted stays: it would
     /// else begin anew if they came back.
     pub fn retire(&self, gone: &RouteTable, present: &RouteTable) {
+        let present: HashMap<_, _> = present.iter().map(|route| (&*route.name, route)).collect();
         for route in gone.iter() {
-            let now = present.iter().find(|now| now.name == route.name);
+            let now = present.get(&*route.name);
             if now.is_none_or(|now| now.fetching.is_some()) {
                 self.route_keys.remove(&RouteLabel {
                     route: route.name.clone(),
@@ -381,6 +383,14 @@ impl Metrics {
                 }
             }
         }
+    }
+
+    /// Takes away whether an address answers that a route has no more.
+    pub fn retire_address(&self, route: &str, address: &str) {
+        self.upstream_up.remove(&AddressLabels {
+            route: route.to_owned(),
+            address: address.to_owned(),
+        });
     }
 
     /// What is counted for an address of a route's upstream, with the kinds of failures.

@@ -90,6 +90,11 @@ impl Health {
         })
     }
 
+    /// The route, and the address.
+    pub fn labels(&self) -> (&str, &str) {
+        (&self.route, &self.address)
+    }
+
     /// Of an address that is used once, and that nobody watches.
     pub(crate) fn unwatched() -> Arc<Self> {
         Self::new("", String::new(), AddressMetrics::default())

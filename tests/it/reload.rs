@@ -455,6 +455,20 @@ fn the_rate_of_challenges_is_not_given_anew() {
 }
 
 #[test]
+fn what_a_route_has_taken_in_counts_on() {
+    let upstream = Upstream::accepting();
+    let rate = "rate = \"1/h\"\nburst = 2";
+    let gateway = Gateway::builder()
+        .server(NEVER)
+        .route("hooks", "/hooks", OLD, &upstream.url(), rate)
+        .start();
+    for expected in [200, 200, 429] {
+        reloaded(&gateway.hang_up());
+        assert_eq!(status(gateway.door(), &delivery(OLD)), expected);
+    }
+}
+
+#[test]
 fn a_secret_from_a_pipe_cannot_be_read_again_and_stays() {
     let upstream = Upstream::accepting();
     let builder = builder(&upstream, NEVER);
@@ -563,11 +577,14 @@ fn a_request_is_finished_with_the_state_it_began_with() {
     fs::remove_file(gateway.folder().join("secrets/hooks")).unwrap();
     reloaded(&gateway.hang_up());
     assert_eq!(status(gateway.door(), &self::delivery(OLD)), 404);
-    let keys = "countersign_route_usable_keys{route=\"hooks\"}";
-    assert!(
-        !gateway.metrics().contains(keys),
-        "an alarm for a route that is gone"
-    );
+    let alarms = [
+        "countersign_route_usable_keys{route=\"hooks\"}",
+        "countersign_upstream_up{route=\"hooks\"",
+    ];
+    let metrics = gateway.metrics();
+    for alarm in alarms {
+        assert!(!metrics.contains(alarm), "{alarm} of a route that is gone");
+    }
 
     wire.send(&delivery.body[50_000..]).unwrap();
     assert_eq!(wire.answer("POST").unwrap().status, 200);
