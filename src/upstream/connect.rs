@@ -119,6 +119,7 @@ where
         Ok(Link::Http2(sender))
     } else {
         let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
             .max_buf_size(CONNECTION_BUFFER_BYTES)
             .handshake(io)
             .await
