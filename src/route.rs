@@ -255,7 +255,7 @@ impl RouteKey {
 /// How often a route signs the challenges of strangers, or gets an address to confirm it.
 const CHALLENGE_RATE: Rate = Rate::new(Duration::from_secs(1), 20);
 
-/// What is left of [`CHALLENGE_RATE`].
+/// What is left of the rate of challenges: twenty at once, and one a second.
 #[derive(Debug, Default)]
 pub struct ChallengeRate(Bucket);
 

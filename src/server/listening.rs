@@ -100,7 +100,7 @@ impl Control {
     /// file holds what it held when the present state was made of it. Blocks on the file system; needs a running tokio.
     ///
     /// # Errors
-    /// As [`Server::bind`].
+    /// As [`Server::bind`](super::Server::bind).
     pub fn prepare(
         &self,
         config: &Config,
