@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Limits,
+    config::{Limits, OnStoreFailure},
     listen::Listener,
     pipeline::Gateway,
     reject::Chain,
@@ -109,7 +109,7 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
     let (guard, snapshot) = (&gateway.lasting.replay, gateway.snapshot.load());
     let trouble = guard.trouble();
     let is_closed = trouble.is_some()
-        && guard.is_strict()
+        && guard.on_store_failure() == OnStoreFailure::Reject
         && snapshot.routes.iter().all(|route| route.guard.is_some());
     let (status, verdict) = match (stopping, is_closed) {
         (true, _) => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
@@ -125,10 +125,11 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
     let mut checks = format!("{} accepting\n", if stopping { "[-]" } else { "[+]" });
     checks.push_str(&configuration(&gateway.telemetry.metrics.reloads.told()));
     if let Some(fault) = trouble {
-        let (mark, consequence) = match guard.is_strict() {
-            true => ("[-]", "deliveries to guarded routes get 503"),
-            false => ("[!]", "deliveries to guarded routes pass unguarded"),
+        let mark = match guard.on_store_failure() {
+            OnStoreFailure::Reject => "[-]",
+            OnStoreFailure::Admit => "[!]",
         };
+        let consequence = guard.on_store_failure().consequence();
         checks.push_str(&format!(
             "{mark} replay store: {}; {consequence}\n",
             Chain(&fault)

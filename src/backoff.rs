@@ -9,7 +9,41 @@ pub fn pause(in_a_row: u32, most: Duration, random: u8) -> Duration {
     let whole = PAUSE_MIN
         .saturating_mul(1 << in_a_row.saturating_sub(1).min(16))
         .min(most);
+    spread(whole, random)
+}
+
+fn spread(whole: Duration, random: u8) -> Duration {
     whole / 2 + (whole / 2).mul_f64(f64::from(random) / 255.0)
+}
+
+/// Pauses of a loop that tries again: doubling up to the longest, each of them spread as those of [`pause`].
+pub struct Pauses {
+    first: Duration,
+    longest: Duration,
+    next: Duration,
+}
+
+impl Pauses {
+    /// The next one is the first.
+    pub fn new(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            longest,
+            next: first,
+        }
+    }
+
+    /// How long to wait now.
+    pub fn next_pause(&mut self) -> Duration {
+        let whole = self.next;
+        self.next = (whole * 2).min(self.longest);
+        spread(whole, random())
+    }
+
+    /// It went well for a while: begins anew.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
 }
 
 /// Spreads the tries of many gateways.

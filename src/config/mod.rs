@@ -370,6 +370,16 @@ pub enum OnStoreFailure {
     Admit,
 }
 
+impl OnStoreFailure {
+    /// What it means for deliveries while the store fails, for log and `/readyz`.
+    pub fn consequence(self) -> &'static str {
+        match self {
+            Self::Reject => "deliveries to guarded routes get 503",
+            Self::Admit => "deliveries to guarded routes pass unguarded",
+        }
+    }
+}
+
 /// A route's `replay` and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardConfig {

@@ -183,9 +183,9 @@ impl Guard {
         self.store.trouble()
     }
 
-    /// Whether deliveries are refused while the store cannot be asked.
-    pub fn is_strict(&self) -> bool {
-        self.on_store_failure == OnStoreFailure::Reject
+    /// What becomes of deliveries while the store cannot be asked.
+    pub fn on_store_failure(&self) -> OnStoreFailure {
+        self.on_store_failure
     }
 
     async fn admit<'s>(

@@ -41,6 +41,7 @@ use tracing::{error, info};
 
 use super::store::{Admission, Id, Settlement, Token};
 use crate::{
+    backoff::Pauses,
     config::{OnStoreFailure, RedisConfig, RedisServers},
     reject::Chain,
     secret::Secret,
@@ -186,7 +187,7 @@ struct Shared {
     /// Successes that wait for it.
     later: TaskTracker,
     /// What a fault means for deliveries, for the log.
-    consequence: &'static str,
+    on_failure: OnStoreFailure,
     metrics: ReplayMetrics,
 }
 
@@ -229,10 +230,6 @@ impl Store {
         on_failure: OnStoreFailure,
         metrics: ReplayMetrics,
     ) -> anyhow::Result<Self> {
-        let consequence = match on_failure {
-            OnStoreFailure::Reject => "deliveries to guarded routes get 503",
-            OnStoreFailure::Admit => "deliveries to guarded routes pass unguarded",
-        };
         let later = TaskTracker::new();
         // It can be waited for at any time; what comes later is tracked all the same.
         later.close();
@@ -248,7 +245,7 @@ impl Store {
                 unanswered: AtomicU32::new(0),
                 waiting: Arc::new(Semaphore::new(WAITING_MAX)),
                 later,
-                consequence,
+                on_failure,
                 metrics,
             }),
             tender: OnceLock::new(),
@@ -375,7 +372,7 @@ impl Shared {
         let settling = async move {
             let _place = place;
             let end = Instant::now() + patience;
-            let mut pause = PAUSE_MIN;
+            let mut pauses = Pauses::new(PAUSE_MIN, PAUSE_MAX);
             let mut link = self.link.subscribe();
             while Instant::now() < end {
                 let open = link.wait_for(|link| matches!(link, Link::Open { .. }));
@@ -386,8 +383,7 @@ impl Shared {
                     return;
                 }
                 // It may be full, or a replica, or still loading its data: that passes too.
-                sleep(jittered(pause)).await;
-                pause = (pause * 2).min(PAUSE_MAX);
+                sleep(pauses.next_pause()).await;
             }
         };
         // A reservation that nobody uses is no reason for a stopping process to wait.
@@ -480,7 +476,7 @@ impl Shared {
     }
 
     fn tell(&self, fault: &Fault, message: &'static str) {
-        error!(error = %Chain(fault), "{message}: {}", self.consequence);
+        error!(error = %Chain(fault), "{message}: {}", self.on_failure.consequence());
     }
 
     fn fault(&self, fault: Fault) -> Fault {
@@ -495,7 +491,7 @@ impl Shared {
 
 /// Opens the connection, waits until it is lost, opens the next.
 async fn tend(shared: Arc<Shared>) {
-    let mut pause = PAUSE_MIN;
+    let mut pauses = Pauses::new(PAUSE_MIN, PAUSE_MAX);
     let mut told = "";
     for number in 0.. {
         let attempt = timeout(CONNECT_TIME_MAX, shared.endpoint.connect()).await;
@@ -520,10 +516,9 @@ async fn tend(shared: Arc<Shared>) {
                     }
                 }
                 if opened.elapsed() < STEADY {
-                    sleep(jittered(pause)).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
+                    sleep(pauses.next_pause()).await;
                 } else {
-                    pause = PAUSE_MIN;
+                    pauses.reset();
                 }
                 continue;
             }
@@ -537,8 +532,7 @@ async fn tend(shared: Arc<Shared>) {
             told = fault.kind();
             shared.tell(&fault, "the replay store is not reached");
         }
-        sleep(jittered(pause)).await;
-        pause = (pause * 2).min(PAUSE_MAX);
+        sleep(pauses.next_pause()).await;
     }
 }
 
@@ -549,15 +543,6 @@ async fn ping(mut connection: Connection) -> Result<(), Fault> {
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(Fault::Timeout(CONNECT_TIME_MAX)),
     }
-}
-
-/// Between half of it and all of it, so that instances which lost the store together do not come back together.
-fn jittered(pause: Duration) -> Duration {
-    let mut random = [0; 4];
-    // Without randomness they come together.
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    let share = f64::from(u32::from_le_bytes(random)) / f64::from(u32::MAX);
-    pause.mul_f64(0.5 + share / 2.0)
 }
 
 fn token() -> Result<Token, Fault> {
