@@ -47,7 +47,6 @@ struct State {
     algorithm: usize,
     /// Place of the alternative.
     around: usize,
-    has_body: bool,
 }
 
 impl State {
@@ -122,11 +121,9 @@ impl Check {
                     },
                     algorithm,
                     around: place,
-                    has_body: true,
                 };
                 if let Some(around) = self.around.get(place) {
                     around.before.feed(&mut state.hasher, key.secret());
-                    state.has_body = around.has_body;
                 }
                 self.states.push(state);
             }
@@ -137,12 +134,12 @@ impl Check {
     /// Feeds the next bytes of the body, in order.
     pub fn update(&mut self, body: &[u8]) {
         for state in &mut self.states {
-            if state.has_body {
+            if Around::has_body(self.around.get(state.around)) {
                 state.hasher.update(body);
             }
         }
         if let Some(watch) = &mut self.watch {
-            watch.update(body);
+            watch.update(body, &self.around);
         }
     }
 

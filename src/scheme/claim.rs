@@ -60,6 +60,13 @@ pub(super) struct Stretch {
     secret_at: Vec<usize>,
 }
 
+impl Around {
+    /// Whether the body is signed. Where nothing stands around it, it is all that is.
+    pub(super) fn has_body(around: Option<&Self>) -> bool {
+        around.is_none_or(|around| around.has_body)
+    }
+}
+
 impl Stretch {
     pub(super) fn feed(&self, hasher: &mut Hasher, secret: Option<&[u8]>) {
         let mut from = 0;

@@ -58,7 +58,6 @@ pub(super) enum Watch {
         basis: Basis,
         /// In a box: most checks have none.
         hasher: Box<Hasher>,
-        has_body: bool,
     },
 }
 
@@ -104,15 +103,10 @@ impl Scheme {
             return Some(Watch::Tag);
         }
         let mut hasher = Box::new(Hasher::plain(DigestAlgorithm::Sha256));
-        let around = basis.around(&claim.around);
-        if let Some(around) = around {
+        if let Some(around) = basis.around(&claim.around) {
             around.before.feed(&mut hasher, None);
         }
-        Some(Watch::Hash {
-            basis,
-            hasher,
-            has_body: around.is_none_or(|around| around.has_body),
-        })
+        Some(Watch::Hash { basis, hasher })
     }
 
     /// What tells a delivery apart whose check needed the whole body. Ask only for verified requests.
@@ -133,14 +127,11 @@ impl Basis {
 }
 
 impl Watch {
-    pub(super) fn update(&mut self, body: &[u8]) {
-        match self {
-            Self::Hash {
-                hasher,
-                has_body: true,
-                ..
-            } => hasher.update(body),
-            Self::Hash { .. } | Self::Tag => {}
+    pub(super) fn update(&mut self, body: &[u8], around: &[Around]) {
+        if let Self::Hash { basis, hasher } = self
+            && Around::has_body(basis.around(around))
+        {
+            hasher.update(body);
         }
     }
 
@@ -151,12 +142,7 @@ impl Watch {
         around: &[Around],
     ) -> Option<Fingerprint> {
         match (self, presented) {
-            (
-                Self::Hash {
-                    basis, mut hasher, ..
-                },
-                _,
-            ) => {
+            (Self::Hash { basis, mut hasher }, _) => {
                 if let Some(around) = basis.around(around) {
                     around.after.feed(&mut hasher, None);
                 }

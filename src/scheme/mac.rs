@@ -1,4 +1,4 @@
-//! Keyed and plain hashes, and comparison: the only code that touches `hmac`, the hash crates and `subtle`.
+//! Keyed and plain hashes, and comparison: the only code of schemes that touches `hmac`, the hash crates and `subtle`.
 
 use data_encoding::Encoding;
 use hmac::{Hmac, KeyInit as _, Mac as _};
