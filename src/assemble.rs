@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     clock::SystemClock,
@@ -212,21 +213,20 @@ fn doubts(scheme: &Scheme, secret: &Secret) -> Vec<String> {
     texts
 }
 
-/// Secrets that both sides share, with their routes, and what is to be said of those that stand in several.
+/// Secrets that both sides share, and what is to be said of those that stand in several routes.
 #[derive(Default)]
 struct Shared<'c> {
-    seen: Vec<(&'c str, Secret)>,
+    /// The first route of each, by the secret's digest.
+    seen: HashMap<[u8; 32], &'c str>,
     findings: Vec<Finding>,
 }
 
 impl<'c> Shared<'c> {
     /// Names the earlier route that has the same secret: whoever learns it can send to both.
-    fn add(&mut self, route: &'c str, config: &SecretConfig, secret: Secret) {
-        let earlier = self
-            .seen
-            .iter()
-            .find(|(other, known)| *other != route && known.expose() == secret.expose());
-        if let Some((other, _)) = earlier {
+    fn add(&mut self, route: &'c str, config: &SecretConfig, secret: &Secret) {
+        let digest = Sha256::digest(secret.expose()).into();
+        let other = *self.seen.entry(digest).or_insert(route);
+        if other != route {
             self.findings.push(Finding {
                 route: route.to_owned(),
                 key: Some(config.id.clone()),
@@ -237,7 +237,6 @@ impl<'c> Shared<'c> {
                 ),
             });
         }
-        self.seen.push((route, secret));
     }
 }
 
@@ -266,7 +265,7 @@ fn keys<'c>(
                 Err(error) => found(true, format!("{} {error}", secret.source)),
             }
             if !config.scheme.has_public_keys() {
-                shared.add(&config.name, secret, read);
+                shared.add(&config.name, secret, &read);
             }
         }
     }
