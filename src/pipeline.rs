@@ -196,13 +196,14 @@ pub async fn serve(
         event: RequestEvent::new(id, at, peer.address),
         place: gateway.in_flight.take(snapshot.in_flight_max),
         gateway: gateway.clone(),
-        snapshot: snapshot.clone(),
+        snapshot,
     };
+    let snapshot = &report.snapshot;
     gateway.telemetry.metrics.inflight.inc();
     let expects_continue = parts.headers.contains_key(header::EXPECT);
-    let outcome = match received(parts, peer, &mut body, id, at, &snapshot) {
+    let outcome = match received(parts, peer, &mut body, id, at, snapshot) {
         Ok(_) if report.place.is_none() => Err(Rejection::Overload),
-        Ok(received) => handle(&snapshot, received, &mut report.event).await,
+        Ok(received) => handle(snapshot, received, &mut report.event).await,
         Err(rejection) => Err(rejection),
     };
     let (mut response, ends) = match outcome {

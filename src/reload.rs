@@ -276,16 +276,6 @@ impl Reloader {
         self.control.commit(prepared);
         let metrics = &self.gateway.telemetry.metrics;
         metrics.retire(&old.routes, &snapshot.routes);
-        let addresses = |snapshot: &Snapshot| -> HashSet<_> {
-            let healths = snapshot
-                .upstreams
-                .iter()
-                .flat_map(|upstream| upstream.health());
-            let labels = healths.map(|health| health.labels());
-            labels
-                .map(|(route, address)| (route.to_owned(), address.to_owned()))
-                .collect()
-        };
         for (route, address) in addresses(&old).difference(&addresses(&snapshot)) {
             metrics.retire_address(route, address);
         }
@@ -318,6 +308,13 @@ impl Reloader {
             seen,
         });
     }
+}
+
+/// The addresses of all upstreams, each with its route.
+fn addresses(snapshot: &Snapshot) -> HashSet<(&str, &str)> {
+    let upstreams = snapshot.upstreams.iter();
+    let healths = upstreams.flat_map(|upstream| upstream.health());
+    healths.map(|health| health.labels()).collect()
 }
 
 /// Makes the next state, or says everything that is wrong; and what to watch then: the files of both states.
