@@ -150,18 +150,23 @@ fn each_sender_has_a_rate_of_its_own() {
     assert_eq!(refused(&gateway, "sender_rate"), 2 + 17 + 2);
 }
 
+/// Two deliveries that the upstream does not answer.
+fn two_under_way(gateway: &Gateway, upstream: &Upstream) -> Vec<Wire> {
+    let stalled = (0..2).map(|_| {
+        let mut wire = client::raw(gateway.door());
+        wire.send(&genuine().raw()).unwrap();
+        wire
+    });
+    let stalled = stalled.collect();
+    upstream.wait_for(2);
+    stalled
+}
+
 #[test]
 fn only_so_many_are_under_way_and_the_rest_costs_no_body() {
     let upstream = Upstream::start(|_| Behaviour::Stall);
     let gateway = builder(&upstream, "concurrency = 2").start();
-    let stalled: Vec<_> = (0..2)
-        .map(|_| {
-            let mut wire = client::raw(gateway.door());
-            wire.send(&genuine().raw()).unwrap();
-            wire
-        })
-        .collect();
-    upstream.wait_for(2);
+    let stalled = two_under_way(&gateway, &upstream);
     let (_wire, answer) = head_of_a_large_body(&gateway);
     assert_problem(&answer, 503, "overloaded");
     assert_eq!(retry_after(&answer), 1);
@@ -218,14 +223,7 @@ fn the_whole_gateway_takes_only_so_many_requests() {
         .route("others", "/others", SECRET, &others.url(), "")
         .limits("in_flight = 2")
         .start();
-    let stalled: Vec<_> = (0..2)
-        .map(|_| {
-            let mut wire = client::raw(gateway.door());
-            wire.send(&genuine().raw()).unwrap();
-            wire
-        })
-        .collect();
-    upstream.wait_for(2);
+    let stalled = two_under_way(&gateway, &upstream);
     let other = Delivery::post("/others", "{}").signed(SECRET);
     for refusal in [
         client::send_raw(gateway.door(), &other),
