@@ -83,23 +83,19 @@ impl Check {
             keys: Vec::new(),
             key_count: 0,
             now: claim.now,
-            whole: None,
+            whole: claim.plan.filter(|plan| plan.streams.is_none()),
             watch,
         };
-        match claim.plan {
-            Some(plan) if plan.streams.is_some() && plan.shape == Shape::Tag => {
-                for Key(key) in keys {
-                    check.key_count += 1;
-                    if check.begin(key, plan.algorithms.len()).is_none() {
-                        // A key of another scheme would come from a mistake of ours. Nothing may match then.
-                        check.presented = Presented::Later;
-                    }
-                }
-            }
-            plan => {
-                check.keys = keys.into_iter().map(|key| key.0.clone()).collect();
-                check.key_count = check.keys.len();
-                check.whole = plan.filter(|plan| plan.streams.is_none());
+        if claim.algorithms == 0 {
+            check.keys = keys.into_iter().map(|key| key.0.clone()).collect();
+            check.key_count = check.keys.len();
+            return check;
+        }
+        for Key(key) in keys {
+            check.key_count += 1;
+            if check.begin(key, claim.algorithms).is_none() {
+                // A key of another scheme would come from a mistake of ours. Nothing may match then.
+                check.presented = Presented::Later;
             }
         }
         check

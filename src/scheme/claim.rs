@@ -17,7 +17,9 @@ use crate::clock::UnixTime;
 
 /// The sender's claim: decoded candidates and the signed time. Made by anyone, worth nothing until checked.
 pub struct Claim {
-    /// What it was read by; `None`: nothing is checked.
+    /// How many algorithms hash the body while it comes.
+    pub(super) algorithms: usize,
+    /// What it was read by, where that is asked again: by a check that needs the whole body, or for a guard.
     pub(super) plan: Option<Arc<Plan>>,
     pub(super) presented: Presented,
     /// For each alternative of the content, what is fed around the body; empty: the body alone.
@@ -97,6 +99,7 @@ impl Claim {
     /// The claim of a request that needs no signature. What it is good for is decided where the check ends.
     pub fn of_nothing(now: UnixTime) -> Self {
         Self {
+            algorithms: 0,
             plan: None,
             presented: Presented::Nothing,
             around: Vec::new(),
@@ -228,12 +231,18 @@ impl Scheme {
     /// [`ClaimError`] if a part is missing, repeated, malformed, or signed at a time outside the tolerance.
     pub fn claim(&self, head: &RequestHead<'_>, now: UnixTime) -> Result<Claim, ClaimError> {
         let plan = self.plan_for(head);
-        let (presented, around, timestamp) = match plan {
-            None => (Presented::Nothing, Vec::new(), None),
-            Some(plan) => plan.claim(head, now)?,
+        let Some(plan) = plan else {
+            return Ok(Claim::of_nothing(now));
         };
+        let (presented, around, timestamp) = plan.claim(head, now)?;
+        let (streams, is_tag) = (plan.streams.is_some(), plan.shape == Shape::Tag);
         Ok(Claim {
-            plan: plan.cloned(),
+            algorithms: if streams && is_tag {
+                plan.algorithms.len()
+            } else {
+                0
+            },
+            plan: (!streams || self.guarded).then(|| plan.clone()),
             presented,
             around,
             timestamp,
