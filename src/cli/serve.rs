@@ -153,10 +153,17 @@ pub(super) fn run(args: &Args) -> Outcome {
     for warning in &loaded.warnings {
         tracing::warn!(path = warning.path, "{}", warning.message);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(loaded.config.server.threads)
-        .enable_all()
-        .build()?;
+    let runtime = match loaded.config.server.threads {
+        // Nothing to share with others, and so none of what sharing costs.
+        1 => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    }
+    .enable_all()
+    .build()?;
     let served = runtime.block_on(serve(recipe, loaded, seen, passed, sink.clone()));
     // Requests that are cut off now still tell of their end.
     runtime.shutdown_timeout(CUT_TIME_MAX);
