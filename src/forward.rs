@@ -103,13 +103,13 @@ pub struct Outbound<'s> {
     upstream: &'s Arc<Upstream>,
 }
 
-impl Outbound<'_> {
-    /// Sends it, once, and waits for the answer's head.
+impl<'s> Outbound<'s> {
+    /// Sends it, once, and waits for the answer's head, which [`answered`] makes fit to go back.
     ///
     /// # Errors
     /// Upstream unreachable, broken, or too slow.
-    pub async fn send(self) -> Result<Response<UpstreamBody>, Rejection> {
-        send(self.upstream, self.request).await
+    pub fn send(self) -> impl Future<Output = Result<Response<UpstreamBody>, SendError>> + 's {
+        self.upstream.send(self.request)
     }
 
     /// The same as a piece of work that can outlive the request it came by.
@@ -117,15 +117,18 @@ impl Outbound<'_> {
         self,
     ) -> impl Future<Output = Result<Response<UpstreamBody>, Rejection>> + Send + 'static {
         let upstream = self.upstream.clone();
-        async move { send(&upstream, self.request).await }
+        async move { answered(upstream.send(self.request).await) }
     }
 }
 
-async fn send(
-    upstream: &Upstream,
-    request: Request<BodyStream>,
+/// The upstream's answer as it goes back to the sender.
+///
+/// # Errors
+/// What the sender and the operator hear if there is none.
+pub fn answered(
+    answer: Result<Response<UpstreamBody>, SendError>,
 ) -> Result<Response<UpstreamBody>, Rejection> {
-    match upstream.send(request).await {
+    match answer {
         Ok(response) => Ok(inbound_answer(response)),
         Err(SendError::Unreachable(error)) => Err(Rejection::UpstreamUnreachable(error)),
         Err(SendError::Broken(error)) => Err(Rejection::UpstreamBroken(error)),
@@ -235,8 +238,7 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
 /// Whether a sender may not set this header, or not in this spelling.
 fn is_reserved(name: &HeaderName, route: &Route, identity: &Identity, trusted: bool) -> bool {
     let text = name.as_str();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    if text.bytes().all(is_plain) {
+    if is_plain(text) {
         let about_hops = text.starts_with("x-forwarded-") || text == "forwarded" || text == "via";
         return about_hops && !trusted
             || text.starts_with(OWN_PREFIX)
@@ -251,6 +253,23 @@ fn is_reserved(name: &HeaderName, route: &Route, identity: &Identity, trusted: b
         || folded == identity.mark_folded
         || RESERVED.contains(&&*folded)
         || route.scheme.headers().any(reads)
+}
+
+/// Whether every reader takes it for the same name: letters, digits and `-`.
+fn is_plain(name: &str) -> bool {
+    const PLAIN: [bool; 256] = {
+        let mut plain = [false; 256];
+        let mut byte = 0;
+        while byte < 128 {
+            let it = byte as u8;
+            plain[byte] = it.is_ascii_alphanumeric() || it == b'-';
+            byte += 1;
+        }
+        plain
+    };
+    // To the end whatever is found: without a branch for each byte.
+    name.bytes()
+        .fold(true, |plain, byte| plain & PLAIN[usize::from(byte)])
 }
 
 /// HTTP/2 senders may split `Cookie`; HTTP/1.1 has one (RFC 9113, 8.2.3).

@@ -12,9 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts,
-};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -142,7 +140,7 @@ async fn handle(
     let sent = Instant::now();
     let (outbound, lease) = forward::outbound(admitted, &s.upstreams, &s.identity);
     let outcome = match lease {
-        Lease::NotRequired | Lease::Unguarded => outbound.send().await,
+        Lease::NotRequired | Lease::Unguarded => forward::answered(outbound.send().await),
         // Sees it through even if the sender leaves: only the answer tells whether a retry may pass.
         Lease::Held(held) => Box::pin(held.settle_after(outbound.send_detached())).await,
     };
@@ -182,28 +180,46 @@ fn claim(
 }
 
 /// Serves one request: always an answer, always one event.
-pub async fn serve(
+pub fn serve(
     gateway: Arc<Gateway>,
     peer: Arc<Peer>,
     request: Request<Incoming>,
-) -> Response<AnswerBody> {
+) -> impl Future<Output = Response<AnswerBody>> {
+    // What waits for nothing comes before the future, which would else hold the request beside its parts.
     let at = gateway.clock.now();
     let id = gateway.ids.next(at);
     let http1 = request.version() < Version::HTTP_2;
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let expects_continue = parts.headers.contains_key(header::EXPECT);
     let snapshot = gateway.snapshot.load_full();
-    let mut report = Report {
-        event: RequestEvent::new(id, at, peer.address),
+    let address = peer.address;
+    let head = Head::new(parts, peer, snapshot.head_bytes_max).map(Box::new);
+    let report = Box::new(Report {
+        event: RequestEvent::new(id, at, address),
         place: gateway.in_flight.take(snapshot.in_flight_max),
         gateway: gateway.clone(),
         snapshot,
-    };
-    let snapshot = &report.snapshot;
+    });
     gateway.telemetry.metrics.inflight.inc();
-    let expects_continue = parts.headers.contains_key(header::EXPECT);
-    let outcome = match received(parts, peer, &mut body, id, at, snapshot) {
+    answer(head, body, report, http1, expects_continue)
+}
+
+async fn answer(
+    head: Result<Box<Head>, Rejection>,
+    mut body: Incoming,
+    mut report: Box<Report>,
+    http1: bool,
+    expects_continue: bool,
+) -> Response<AnswerBody> {
+    let (id, at) = (report.event.id, report.event.at);
+    let snapshot = &report.snapshot;
+    let outcome = match head {
         Ok(_) if report.place.is_none() => Err(Rejection::Overload),
-        Ok(received) => handle(snapshot, received, &mut report.event).await,
+        Ok(head) => {
+            let body = &mut body;
+            let received = Received { head, body, id, at };
+            handle(snapshot, received, &mut report.event).await
+        }
         Err(rejection) => Err(rejection),
     };
     let (mut response, ends) = match outcome {
@@ -260,18 +276,6 @@ pub async fn serve(
     })
 }
 
-fn received<'b>(
-    parts: Parts,
-    peer: Arc<Peer>,
-    body: &'b mut Incoming,
-    id: Uuid,
-    at: UnixTime,
-    s: &Snapshot,
-) -> Result<Received<'b>, Rejection> {
-    let head = Box::new(Head::new(parts, peer, s.head_bytes_max)?);
-    Ok(Received { head, body, id, at })
-}
-
 /// Whether the body has ended, or did soon.
 async fn drained(body: &mut Incoming) -> bool {
     if body.size_hint().lower() > DRAIN_BYTES_MAX {
@@ -326,7 +330,8 @@ impl RequestIds {
     }
 }
 
-/// Tells of the request when it is dropped: after the last byte of the answer, or when the sender has left.
+/// Tells of the request when it is dropped: after the last byte of the answer, or when the sender has left. In a box, because it
+/// goes through many hands with the answer.
 struct Report {
     event: RequestEvent,
     /// Among [`Gateway::in_flight`].
@@ -362,7 +367,7 @@ impl Drop for Report {
 /// The body of an answer.
 pub struct AnswerBody {
     kind: AnswerKind,
-    report: Option<Report>,
+    report: Option<Box<Report>>,
 }
 
 enum AnswerKind {
@@ -381,7 +386,7 @@ enum AnswerKind {
 
 impl AnswerBody {
     /// An upstream's answer, and what to tell of it when its last byte has gone.
-    fn passing(body: UpstreamBody, place: Option<Place>, report: Report) -> Self {
+    fn passing(body: UpstreamBody, place: Option<Place>, report: Box<Report>) -> Self {
         let mut body = Self {
             kind: AnswerKind::Upstream {
                 body,

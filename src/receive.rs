@@ -232,7 +232,8 @@ pub const PACE_WINDOW: Duration = Duration::from_secs(5);
 /// Made by [`collect`] alone, taken apart by [`crate::verify`] alone, and not to be changed between: the check belongs to this
 /// route, these keys and this body.
 pub struct Unverified<'s> {
-    parts: Parts<'s>,
+    /// In a box, because it goes through several stages.
+    parts: Box<Parts<'s>>,
 }
 
 /// What [`crate::verify`] judges.
@@ -308,7 +309,7 @@ impl<'s> Unverified<'s> {
 
     /// Takes it apart for the verdict.
     pub(crate) fn into_parts(self) -> Parts<'s> {
-        self.parts
+        *self.parts
     }
 }
 
@@ -369,7 +370,7 @@ pub async fn collect<'s>(
         false => None,
     };
     Ok(Unverified {
-        parts: Parts {
+        parts: Box::new(Parts {
             route,
             head,
             id,
@@ -381,7 +382,7 @@ pub async fn collect<'s>(
             url,
             fault: None,
             whole,
-        },
+        }),
     })
 }
 

@@ -7,12 +7,12 @@ use std::{
     net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderValue, Request, Version, header};
+use http::{HeaderValue, Request, Response, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::{
     body::Incoming,
@@ -97,20 +97,15 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
     };
     let requests = {
         let (service, activity) = (service.clone(), activity.clone());
-        service_fn(move |request: Request<Incoming>| {
-            let (service, peer, busy) = (service.clone(), peer.clone(), activity.request(http2));
-            // hyper keeps room for this future as long as the connection lives: in a box it takes none while there is no request.
-            Box::pin(async move {
-                let http1 = request.version() < Version::HTTP_2;
-                let mut response = pipeline::serve(service.gateway.clone(), peer, request).await;
-                // Asked as late as can be: the next request on this connection might find it closed.
-                if http1 && service.stopping.has_begun() {
-                    response
-                        .headers_mut()
-                        .insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(response.map(|body| Held::new(body, busy)))
-            })
+        service_fn(move |request: Request<Incoming>| Answering {
+            http1: request.version() < Version::HTTP_2,
+            busy: Some(activity.request(http2)),
+            service: service.clone(),
+            serving: Box::pin(pipeline::serve(
+                service.gateway.clone(),
+                peer.clone(),
+                request,
+            )),
         })
     };
     let limits = &setup.limits;
@@ -253,6 +248,33 @@ async fn speak(
         HeaderValue::try_from(format!(":{encoded}:")).ok()
     });
     Ok((Transport::tls(stream, activity.clone()), http2, certificate))
+}
+
+/// A request that is being served. Not an async block, which would hold the request beside what serves it.
+struct Answering<F> {
+    /// hyper keeps room for this as long as the connection lives: in a box it takes none while there is no request.
+    serving: Pin<Box<F>>,
+    http1: bool,
+    busy: Option<Busy>,
+    service: Arc<Service>,
+}
+
+impl<B: Body, F: Future<Output = Response<B>>> Future for Answering<F> {
+    type Output = Result<Response<Held<B>>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut response = ready!(self.serving.as_mut().poll(cx));
+        let Some(busy) = self.busy.take() else {
+            return Poll::Pending;
+        };
+        // Asked as late as can be: the next request on this connection might find it closed.
+        if self.http1 && self.service.stopping.has_begun() {
+            response
+                .headers_mut()
+                .insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response.map(|body| Held::new(body, busy))))
+    }
 }
 
 /// An answer's body; as long as it lives, the connection is busy.

@@ -100,9 +100,14 @@ impl Health {
         Self::new("", String::new(), AddressMetrics::default())
     }
 
+    /// Whether nothing speaks against it: it is neither set aside nor near it.
+    pub(super) fn is_well(&self) -> bool {
+        self.is_well.load(Relaxed)
+    }
+
     /// Asks for a turn. Whoever gets [`Turn::Trial`] has it alone, until the next one is due.
     pub(super) fn turn(&self, now: Instant) -> Turn {
-        if self.is_well.load(Relaxed) {
+        if self.is_well() {
             return Turn::Ready;
         }
         let mut state = self.state();
@@ -119,7 +124,7 @@ impl Health {
 
     /// It answered.
     pub(super) fn succeeded(&self) {
-        if self.is_well.load(Relaxed) {
+        if self.is_well() {
             return;
         }
         let mut state = self.state();
@@ -174,7 +179,7 @@ impl Health {
 
     /// Whether it is set aside.
     pub fn is_aside(&self) -> bool {
-        !self.is_well.load(Relaxed) && self.state().next.is_some()
+        !self.is_well() && self.state().next.is_some()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

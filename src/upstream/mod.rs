@@ -160,7 +160,14 @@ impl Upstream {
         mut request: Request<BodyStream>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         loop {
-            let mut checkout = self.checkout().await.map_err(SendError::Unreachable)?;
+            let first = self.turn.fetch_add(1, Ordering::Relaxed);
+            let mut checkout = match self.idle(first) {
+                Some(checkout) => checkout,
+                // In a box: rare, and its state would else make every request's future larger.
+                None => Box::pin(self.checkout(first))
+                    .await
+                    .map_err(SendError::Unreachable)?,
+            };
             let Checkout { link, patience, .. } = &mut checkout;
             let mut answer = link.begin(request, self.secure);
             let head = pin!(poll_fn(|cx| link.poll_answer(&mut answer, cx)));
@@ -224,10 +231,15 @@ impl Upstream {
         Ok(Response::from_parts(head, body.to_bytes()))
     }
 
+    /// What [`Self::checkout`] would begin with, if it is there.
+    fn idle(&self, first: usize) -> Option<Checkout> {
+        let pool = self.pools.get(first % self.pools.len().max(1))?;
+        pool.health.is_well().then(|| pool.reuse(false)).flatten()
+    }
+
     /// An open connection: one from earlier, else a new one to the first address that takes it. Addresses that were set aside come
     /// last.
-    async fn checkout(&self) -> io::Result<Checkout> {
-        let first = self.turn.fetch_add(1, Ordering::Relaxed);
+    async fn checkout(&self, first: usize) -> io::Result<Checkout> {
         let give_up = Instant::now() + self.connect_retry;
         let mut pause = RETRY_PAUSE_MIN;
         loop {
@@ -254,8 +266,7 @@ impl Upstream {
                 if let Some(checkout) = pool.reuse(trial) {
                     return Ok(checkout);
                 }
-                // In a box: rare, and its state would else make every request's future three times as large.
-                match Box::pin(pool.open(trial)).await {
+                match pool.open(trial).await {
                     Ok(checkout) => return Ok(checkout),
                     Err(error) => fault = Some(error),
                 }
