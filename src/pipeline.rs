@@ -32,7 +32,7 @@ use crate::{
     route::Route,
     scheme::{Claim, HandshakeAnswer},
     snapshot::{Lasting, Snapshot},
-    telemetry::{Outcome, RequestEvent, Telemetry},
+    telemetry::{Outcome, RequestEvent, Seen, Telemetry},
     upstream::{ResponseError, UpstreamBody},
     verify::{self, Standing},
 };
@@ -81,6 +81,9 @@ async fn handle(
         .find(&head.host_name, &head.target)
         .ok_or(Rejection::NoRoute)?;
     event.route = Some(route.index);
+    if let Some(tracing) = &s.tracing {
+        event.trace = tracing.begin(received.id, route, &seen(head));
+    }
     if !route.allows(event.peer) {
         return Err(Rejection::SenderNotAllowed);
     }
@@ -140,14 +143,27 @@ async fn handle(
     };
     event.unguarded = admitted.is_unguarded();
     let sent = Instant::now();
-    let (outbound, lease) = forward::outbound(admitted, &s.upstreams, &s.identity);
+    let trace = event.trace.as_deref();
+    let (outbound, lease) = forward::outbound(admitted, &s.upstreams, &s.identity, trace);
     let outcome = match lease {
         Lease::NotRequired | Lease::Unguarded => outbound.send().await,
         // Sees it through even if the sender leaves: only the answer tells whether a retry may pass.
         Lease::Held(held) => Box::pin(held.settle_after(outbound.send_detached())).await,
     };
     event.upstream = Some(sent.elapsed());
+    event.forwarded_at(sent, outcome.as_ref().ok());
     outcome.map(|response| Handled::Forwarded(response, place))
+}
+
+/// What of a head is told in a trace.
+fn seen(head: &Head) -> Seen<'_> {
+    Seen {
+        method: &head.method,
+        path: head.target.path(),
+        version: head.version,
+        headers: &head.headers,
+        tls: head.peer.tls,
+    }
 }
 
 /// How a request ended well.
@@ -353,9 +369,14 @@ impl Drop for Report {
             .event
             .route
             .and_then(|place| snapshot.routes.get(place).zip(snapshot.counters.get(place)));
-        telemetry
+        let total = telemetry
             .requests
             .finish(&self.event, &telemetry.metrics, route);
+        if let (Some(trace), Some(tracing), Some((route, _))) =
+            (self.event.trace.take(), &snapshot.tracing, route)
+        {
+            tracing.queue.finish(*trace, &self.event, route, total);
+        }
     }
 }
 
@@ -474,6 +495,17 @@ impl RequestEvent {
             unguarded: false,
             receive: None,
             upstream: None,
+            trace: None,
+        }
+    }
+
+    /// For its trace.
+    fn forwarded_at(&mut self, sent: Instant, response: Option<&Response<UpstreamBody>>) {
+        if let Some(trace) = &mut self.trace {
+            trace.sent(sent.saturating_duration_since(self.began));
+            if let Some(response) = response {
+                trace.answered(response.status().as_u16(), response.body().address());
+            }
         }
     }
 

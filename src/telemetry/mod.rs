@@ -4,6 +4,7 @@ mod events;
 mod log;
 mod names;
 mod reloads;
+mod traces;
 
 use std::{
     collections::HashMap,
@@ -21,6 +22,10 @@ pub use self::{
     events::{Outcome, RequestEvent, RequestLog},
     log::LogSink,
     reloads::{Failure, Reloads, State as ReloadState},
+    traces::{
+        Forwarding, RequestSpan, Seen, SpanContext, Trace, TraceMetrics, TraceQueue, TracedAddress,
+        TracedRoute, Tracing,
+    },
 };
 use crate::{
     body::BodyStore,
@@ -144,6 +149,8 @@ pub struct Metrics {
     spooled: Gauge<u64, AtomicU64>,
     spooled_bodies: Gauge<u64, AtomicU64>,
     log_dropped: Counter,
+    /// Spans of requests.
+    pub traces: TraceMetrics,
     /// Loads and reloads of the configuration.
     pub reloads: Reloads,
     /// Requests being served.
@@ -242,6 +249,7 @@ impl Default for Metrics {
             spooled: Gauge::default(),
             spooled_bodies: Gauge::default(),
             log_dropped: Counter::default(),
+            traces: TraceMetrics::default(),
             reloads: Reloads::default(),
             inflight: Gauge::default(),
             connections: Gauge::default(),
@@ -307,6 +315,7 @@ impl Default for Metrics {
         registry.register(name, help, metrics.spooled_bodies.clone());
         let (name, help) = names::LOG_DROPPED;
         registry.register(name, help, metrics.log_dropped.clone());
+        metrics.traces.register(registry);
         metrics.reloads.register(registry);
         let (name, help) = names::BUILD_INFO;
         registry.register(

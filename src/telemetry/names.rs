@@ -102,6 +102,14 @@ pub(super) const LOG_DROPPED: Name = (
     "countersign_log_lines_dropped",
     "Log lines lost because the output was too slow",
 );
+pub(super) const SPANS_EXPORTED: Name = (
+    "countersign_trace_spans_exported",
+    "Spans that the collector took",
+);
+pub(super) const SPANS_DROPPED: Name = (
+    "countersign_trace_spans_dropped",
+    "Spans that will not reach the collector, by cause",
+);
 pub(super) const CONFIG_LOADS: Name = (
     "countersign_config_loads",
     "Loads of the configuration, the one at the start included, by result",

@@ -36,4 +36,6 @@ mod support;
 mod systemd;
 mod throttle;
 mod tls;
+#[cfg(feature = "otlp")]
+mod traces;
 mod upstreams;
