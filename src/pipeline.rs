@@ -81,6 +81,7 @@ async fn handle(
         .find(&head.host_name, &head.target)
         .ok_or(Rejection::NoRoute)?;
     event.route = Some(route.index);
+    s.counters[route.index].inflight.inc();
     if let Some(tracing) = &s.tracing {
         event.trace = tracing.begin(received.id, route, &seen(head));
     }
@@ -143,6 +144,7 @@ async fn handle(
     };
     event.unguarded = admitted.is_unguarded();
     let sent = Instant::now();
+    event.sends(sent);
     let trace = event.trace.as_deref();
     let (outbound, lease) = forward::outbound(admitted, &s.upstreams, &s.identity, trace);
     let outcome = match lease {
@@ -151,7 +153,7 @@ async fn handle(
         Lease::Held(held) => Box::pin(held.settle_after(outbound.send_detached())).await,
     };
     event.upstream = Some(sent.elapsed());
-    event.forwarded_at(sent, outcome.as_ref().ok());
+    event.heard(outcome.as_ref().ok());
     outcome.map(|response| Handled::Forwarded(response, place))
 }
 
@@ -215,7 +217,6 @@ pub async fn serve(
         snapshot,
     };
     let snapshot = &report.snapshot;
-    gateway.telemetry.metrics.inflight.inc();
     let expects_continue = parts.headers.contains_key(header::EXPECT);
     let outcome = match received(parts, peer, &mut body, id, at, snapshot) {
         Ok(_) if report.place.is_none() => Err(Rejection::Overload),
@@ -364,11 +365,13 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         let (snapshot, telemetry) = (&self.snapshot, &self.gateway.telemetry);
-        telemetry.metrics.inflight.dec();
         let route = self
             .event
             .route
             .and_then(|place| snapshot.routes.get(place).zip(snapshot.counters.get(place)));
+        if let Some((_, counters)) = route {
+            counters.inflight.dec();
+        }
         let total = telemetry
             .requests
             .finish(&self.event, &telemetry.metrics, route);
@@ -494,18 +497,25 @@ impl RequestEvent {
             spilled: false,
             unguarded: false,
             receive: None,
+            verify: None,
             upstream: None,
             trace: None,
         }
     }
 
-    /// For its trace.
-    fn forwarded_at(&mut self, sent: Instant, response: Option<&Response<UpstreamBody>>) {
+    /// It goes to the upstream.
+    fn sends(&mut self, now: Instant) {
+        let after = now.saturating_duration_since(self.began);
+        self.verify = self.receive.map(|receive| after.saturating_sub(receive));
         if let Some(trace) = &mut self.trace {
-            trace.sent(sent.saturating_duration_since(self.began));
-            if let Some(response) = response {
-                trace.answered(response.status().as_u16(), response.body().address());
-            }
+            trace.sent(after);
+        }
+    }
+
+    /// The upstream answered, or did not.
+    fn heard(&mut self, response: Option<&Response<UpstreamBody>>) {
+        if let (Some(trace), Some(response)) = (&mut self.trace, response) {
+            trace.answered(response.status().as_u16(), response.body().address());
         }
     }
 

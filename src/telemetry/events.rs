@@ -107,6 +107,8 @@ pub struct RequestEvent {
     pub unguarded: bool,
     /// From the head until the body was whole.
     pub receive: Option<Duration>,
+    /// From then until it went to the upstream.
+    pub verify: Option<Duration>,
     /// From sending until the upstream's response head.
     pub upstream: Option<Duration>,
     /// Its place in a trace, where requests are traced.

@@ -25,12 +25,20 @@ pub(super) const REQUEST_DURATION: Name = (
     "countersign_request_duration",
     "From the request head to the last byte of the answer, by route",
 );
+pub(super) const VERIFY_DURATION: Name = (
+    "countersign_verify_duration",
+    "From the last byte of the body until the request goes to the upstream: check, fetched keys, replay store; by route",
+);
 pub(super) const UPSTREAM_DURATION: Name = (
     "countersign_upstream_duration",
     "From sending to the upstream's response head, by route",
 );
 pub(super) const BODY: Name = ("countersign_body", "Size of verified bodies, by route");
 pub(super) const INFLIGHT: Name = ("countersign_inflight_requests", "Requests being served");
+pub(super) const ROUTE_INFLIGHT: Name = (
+    "countersign_route_inflight_requests",
+    "Requests being served, by route",
+);
 pub(super) const CONNECTIONS: Name = ("countersign_connections", "Open downstream connections");
 pub(super) const ACCEPT_ERRORS: Name = (
     "countersign_accept_errors",

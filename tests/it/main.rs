@@ -20,6 +20,7 @@ mod harness;
 mod health;
 mod limits;
 mod memory;
+mod metrics;
 mod observe;
 mod providers;
 mod proxy_protocol;
