@@ -1,10 +1,12 @@
 //! Lists the files of `config/providers/`, which `src/scheme/catalogue.rs` builds in: a new provider is a file, and no line of Rust.
+//! And tells of what, and by which compiler, the program is built.
 
 use std::{
     env,
     ffi::OsStr,
     fs, io,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 #[expect(
@@ -27,5 +29,53 @@ fn main() -> io::Result<()> {
     }
     list.push(']');
     let out = env::var_os("OUT_DIR").unwrap_or_default();
-    fs::write(Path::new(&out).join("providers.rs"), list)
+    fs::write(Path::new(&out).join("providers.rs"), list)?;
+    let compiler = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    // `rustc 1.95.0 (59807616e 2026-04-14)`
+    let compiler = printed(Command::new(compiler).arg("--version"));
+    let version = compiler.split(' ').nth(1).unwrap_or_default();
+    println!("cargo::rustc-env=BUILT_BY={version}");
+    // Where the source comes without its git, as into an image, whoever builds can say it.
+    println!("cargo::rerun-if-env-changed=SOURCE_REVISION");
+    let said = env::var("SOURCE_REVISION").unwrap_or_default();
+    // In a release only: else every commit would build all tests anew.
+    let released = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    let revision = match said.is_empty() && released {
+        true => revision(),
+        false => said,
+    };
+    println!("cargo::rustc-env=BUILT_OF={revision}");
+    Ok(())
+}
+
+/// The commit that is checked out; empty where there is no git, or the source lies in the repository of something else.
+fn revision() -> String {
+    let git = |arguments: &[&str]| {
+        let folder = env!("CARGO_MANIFEST_DIR");
+        printed(Command::new("git").arg("-C").arg(folder).args(arguments))
+    };
+    if !git(&["rev-parse", "--show-prefix"]).is_empty() {
+        return String::new();
+    }
+    // Every commit and checkout writes a line there. A file that is not there would run this script at every build.
+    let log = git(&[
+        "rev-parse",
+        "--path-format=absolute",
+        "--git-path",
+        "logs/HEAD",
+    ]);
+    if Path::new(&log).is_file() {
+        println!("cargo::rerun-if-changed={log}");
+    }
+    git(&["rev-parse", "HEAD"])
+}
+
+/// What a command prints; nothing, if it cannot be run or fails.
+fn printed(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .ok()
+        .filter(|output| output.status.success());
+    let text = output.and_then(|output| String::from_utf8(output.stdout).ok());
+    text.unwrap_or_default().trim().to_owned()
 }

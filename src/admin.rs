@@ -89,10 +89,11 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, stopping: bool) -> Res
         ),
         "/metrics" => {
             gateway.lasting.replay.observe();
-            let metrics = gateway
-                .telemetry
-                .metrics
-                .render(&gateway.lasting.bodies, gateway.telemetry.requests.sink());
+            let metrics = gateway.telemetry.metrics.render(
+                &gateway.lasting.bodies,
+                &gateway.in_flight,
+                gateway.telemetry.requests.sink(),
+            );
             text(StatusCode::OK, OPENMETRICS, metrics)
         }
         _ => text(

@@ -22,8 +22,14 @@ use crate::{
     scheme::{KEY_BYTES_MIN, Scheme},
     secret::{Doubt, Secret, SecretSource},
     snapshot::{Lasting, Snapshot},
-    telemetry::{LogSink, Metrics, RequestLog, Telemetry},
+    telemetry::{LogSink, Metrics, RequestLog, Telemetry, Tracing},
     upstream::{Failure, Health, Upstream},
+};
+#[cfg(feature = "otlp")]
+use crate::{
+    config::UpstreamAddr,
+    export,
+    telemetry::{TracedAddress, TracedRoute},
 };
 
 /// Something about a route that its operator should see.
@@ -130,10 +136,12 @@ pub fn snapshot(
         true => Some(fetcher(config, metrics, previous)?),
         false => None,
     };
+    let tracing = tracing(config, lasting, metrics, previous)?;
     let limits = &config.limits;
     let snapshot = Snapshot {
         upstreams,
         fetcher,
+        tracing,
         // Last, when nothing can fail any more: it is seen at once.
         counters: routes.iter().map(|route| metrics.route(route)).collect(),
         routes,
@@ -189,6 +197,64 @@ fn fetcher(
     match same.and_then(|previous| previous.snapshot.fetcher.clone()) {
         Some(fetcher) => Ok(fetcher),
         None => Fetcher::new(&config.fetch, metrics.key_fetches()),
+    }
+}
+
+/// How requests are traced, by the exporter that there was if it would be made of the same.
+#[cfg(feature = "otlp")]
+fn tracing(
+    config: &Config,
+    lasting: &Lasting,
+    metrics: &Metrics,
+    previous: Option<&Previous<'_>>,
+) -> anyhow::Result<Option<Tracing>> {
+    let Some(traces) = &config.traces else {
+        return Ok(None);
+    };
+    let same = previous.filter(|previous| {
+        previous.config.traces.as_ref() == Some(traces) && previous.all_unchanged(&traces.files())
+    });
+    let queue = match same.and_then(|previous| previous.snapshot.tracing.as_ref()) {
+        Some(tracing) => tracing.queue.clone(),
+        None => export::start(traces, lasting.instance.name(), metrics.traces.clone())
+            .context("traces")?,
+    };
+    let routes = config.routes.iter().map(|route| {
+        Arc::new(TracedRoute {
+            name: route.name.clone(),
+            scheme: route.scheme.name().to_owned(),
+            pattern: route.path.to_string(),
+            upstream: route.upstream.addresses.iter().map(traced).collect(),
+            continues: route.continues_trace,
+        })
+    });
+    Ok(Some(Tracing::new(traces.ratio, routes.collect(), queue)))
+}
+
+/// The configuration takes no collector then.
+#[cfg(not(feature = "otlp"))]
+fn tracing(
+    _: &Config,
+    _: &Lasting,
+    _: &Metrics,
+    _: Option<&Previous<'_>>,
+) -> anyhow::Result<Option<Tracing>> {
+    Ok(None)
+}
+
+#[cfg(feature = "otlp")]
+fn traced(address: &UpstreamAddr) -> TracedAddress {
+    match address {
+        UpstreamAddr::Unix(path) => TracedAddress {
+            host: path.display().to_string(),
+            port: None,
+            base: String::new(),
+        },
+        UpstreamAddr::Http { host, port } | UpstreamAddr::Https { host, port } => TracedAddress {
+            host: host.clone(),
+            port: Some(*port),
+            base: address.to_string(),
+        },
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     reject::Rejection,
     replay::{Admitted, Lease},
     route::{Route, fold},
+    telemetry::Trace,
     upstream::{SendError, Upstream, UpstreamBody},
     verify::Standing,
 };
@@ -70,6 +71,13 @@ impl Default for Instance {
         // Only tells instances apart.
         let _ = aws_lc_rs::rand::fill(&mut random);
         Self(data_encoding::HEXLOWER.encode(&random))
+    }
+}
+
+impl Instance {
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.0
     }
 }
 
@@ -141,6 +149,7 @@ pub fn outbound<'s>(
     admitted: Admitted<'_>,
     upstreams: &'s [Arc<Upstream>],
     identity: &Identity,
+    trace: Option<&Trace>,
 ) -> (Outbound<'s>, Lease) {
     let (verified, lease) = admitted.into_parts();
     let route = verified.route();
@@ -162,6 +171,9 @@ pub fn outbound<'s>(
     );
     if let Some(mark) = mark {
         headers.insert(identity.mark.clone(), value(mark));
+    }
+    if let Some(trace) = trace {
+        trace.write(&mut headers);
     }
     if body.is_empty() && matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) {
         headers.remove(header::CONTENT_LENGTH);

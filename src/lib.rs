@@ -16,6 +16,8 @@ pub mod body;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "otlp")]
+pub mod export;
 pub mod fetch;
 pub mod forward;
 pub mod handshake;

@@ -30,7 +30,7 @@ use crate::{
     route::Route,
     scheme::{Claim, HandshakeAnswer},
     snapshot::{Lasting, Snapshot},
-    telemetry::{Outcome, RequestEvent, Telemetry},
+    telemetry::{Outcome, RequestEvent, Seen, Telemetry},
     upstream::{ResponseError, UpstreamBody},
     verify::{self, Standing},
 };
@@ -79,6 +79,10 @@ async fn handle(
         .find(&head.host_name, &head.target)
         .ok_or(Rejection::NoRoute)?;
     event.route = Some(route.index);
+    s.counters[route.index].inflight.inc();
+    if let Some(tracing) = &s.tracing {
+        event.trace = tracing.begin(received.id, route, &seen(head));
+    }
     if !route.allows(event.peer) {
         return Err(Rejection::SenderNotAllowed);
     }
@@ -138,14 +142,28 @@ async fn handle(
     };
     event.unguarded = admitted.is_unguarded();
     let sent = Instant::now();
-    let (outbound, lease) = forward::outbound(admitted, &s.upstreams, &s.identity);
+    event.sends(sent);
+    let trace = event.trace.as_deref();
+    let (outbound, lease) = forward::outbound(admitted, &s.upstreams, &s.identity, trace);
     let outcome = match lease {
         Lease::NotRequired | Lease::Unguarded => forward::answered(outbound.send().await),
         // Sees it through even if the sender leaves: only the answer tells whether a retry may pass.
         Lease::Held(held) => Box::pin(held.settle_after(outbound.send_detached())).await,
     };
     event.upstream = Some(sent.elapsed());
+    event.heard(outcome.as_ref().ok());
     outcome.map(|response| Handled::Forwarded(response, place))
+}
+
+/// What of a head is told in a trace.
+fn seen(head: &Head) -> Seen<'_> {
+    Seen {
+        method: &head.method,
+        path: head.target.path(),
+        version: head.version,
+        headers: &head.headers,
+        tls: head.peer.tls,
+    }
 }
 
 /// How a request ended well.
@@ -197,10 +215,9 @@ pub fn serve(
     let report = Box::new(Report {
         event: RequestEvent::new(id, at, address),
         place: gateway.in_flight.take(snapshot.in_flight_max),
-        gateway: gateway.clone(),
+        gateway,
         snapshot,
     });
-    gateway.telemetry.metrics.inflight.inc();
     answer(head, body, report, http1, expects_continue)
 }
 
@@ -353,14 +370,21 @@ impl Report {
 impl Drop for Report {
     fn drop(&mut self) {
         let (snapshot, telemetry) = (&self.snapshot, &self.gateway.telemetry);
-        telemetry.metrics.inflight.dec();
         let route = self
             .event
             .route
             .and_then(|place| snapshot.routes.get(place).zip(snapshot.counters.get(place)));
-        telemetry
+        if let Some((_, counters)) = route {
+            counters.inflight.dec();
+        }
+        let total = telemetry
             .requests
             .finish(&self.event, &telemetry.metrics, route);
+        if let (Some(trace), Some(tracing), Some((route, _))) =
+            (self.event.trace.take(), &snapshot.tracing, route)
+        {
+            tracing.queue.finish(*trace, &self.event, route, total);
+        }
     }
 }
 
@@ -478,7 +502,25 @@ impl RequestEvent {
             spilled: false,
             unguarded: false,
             receive: None,
+            verify: None,
             upstream: None,
+            trace: None,
+        }
+    }
+
+    /// It goes to the upstream.
+    fn sends(&mut self, now: Instant) {
+        let after = now.saturating_duration_since(self.began);
+        self.verify = self.receive.map(|receive| after.saturating_sub(receive));
+        if let Some(trace) = &mut self.trace {
+            trace.sent(after);
+        }
+    }
+
+    /// The upstream answered, or did not.
+    fn heard(&mut self, response: Option<&Response<UpstreamBody>>) {
+        if let (Some(trace), Some(response)) = (&mut self.trace, response) {
+            trace.answered(response.status().as_u16(), response.body().address());
         }
     }
 

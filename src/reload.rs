@@ -413,6 +413,6 @@ pub fn status(gateway: &Gateway) -> String {
     format!(
         "{routes} routes, {} connections, {} requests under way{refused}",
         metrics.connections.get(),
-        metrics.inflight.get()
+        gateway.in_flight.taken()
     )
 }

@@ -10,7 +10,7 @@ use crate::{
     receive::Pace,
     replay::Guard,
     route::RouteTable,
-    telemetry::{Metrics, RouteCounters},
+    telemetry::{Metrics, RouteCounters, Tracing},
     upstream::Upstream,
 };
 
@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub counters: Vec<RouteCounters>,
     /// Gets the keys that are not pinned; `None`: no route needs it.
     pub fetcher: Option<Fetcher>,
+    /// How requests are traced; `None`: they are not, and what senders say of their traces passes as it is.
+    pub tracing: Option<Tracing>,
     /// Knows duplicates: [`Lasting::replay`].
     pub replay: Arc<Guard>,
     /// Where bodies are held: [`Lasting::bodies`].

@@ -24,6 +24,9 @@ const CUT_TIME_MAX: Duration = Duration::from_millis(500);
 /// How long the last log lines may take at the end.
 const FLUSH_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// How long the last traces may take at the end.
+const TRACES_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// How often the service manager hears how it goes, at least.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
@@ -206,9 +209,13 @@ async fn serve(
     )?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), threads, "ready");
     systemd::ready(&reload::status(&gateway));
-    drop(tokio::spawn(keep_told(gateway, stopping.clone())));
+    drop(tokio::spawn(keep_told(gateway.clone(), stopping.clone())));
     drop(tokio::spawn(reloader.run(stopping)));
-    match server.run(hurry).await {
+    let ended = server.run(hurry).await;
+    if let Some(tracing) = &gateway.snapshot.load().tracing {
+        tracing.queue.close(TRACES_TIME_MAX).await;
+    }
+    match ended {
         Ended::Drained => {
             tracing::info!("stopped");
             Ok(())

@@ -447,6 +447,7 @@ impl<'a> Checker<'a> {
                 "write a number and a time, such as \"100/s\"; times are s, m, h"
             }
             "true or false" => "write `true` or `false`, without quotes",
+            "a number from 0 to 1" => "write it without quotes, such as 0.1",
             "a string" | "a string or a list of strings" => "write it between quotes",
             "a whole number, zero or more" => "write digits only, without quotes",
             "a list of tables" if key.0 == ["route"] => {

@@ -257,6 +257,7 @@ pub(super) fn betrays_a_secret(key: &str, text: &str) -> bool {
     text.contains("-----BEGIN")
         || text.contains('\n')
         || text.contains("://") && text.contains('@')
+        || key == "endpoint" && text.contains('?')
         || key == "env" && !is_variable_name(text)
         || key == "credential" && !is_credential_name(text)
 }

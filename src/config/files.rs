@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{CertificateFiles, Config, Tls, UpstreamConfig};
+use super::{CertificateFiles, Config, Tls, TracesConfig, UpstreamConfig};
 
 impl Config {
     /// Every file that is read when the configuration takes effect, itself left out.
@@ -12,6 +12,7 @@ impl Config {
             files.extend(tls.files());
         }
         files.extend(self.fetch.ca.clone());
+        files.extend(self.traces.iter().flat_map(TracesConfig::files));
         for route in &self.routes {
             let secrets = route.secrets.iter().map(|secret| &secret.source);
             let secrets = secrets.chain(&route.fetch_secret);
@@ -25,6 +26,14 @@ impl Config {
 impl CertificateFiles {
     fn add(&self, files: &mut Vec<PathBuf>) {
         files.extend([self.certificate.clone(), self.private_key.clone()]);
+    }
+}
+
+impl TracesConfig {
+    /// The files with its authorities and the values of its headers.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let headers = self.headers.iter().filter_map(|(_, value)| value.path());
+        headers.chain(self.ca.clone()).collect()
     }
 }
 

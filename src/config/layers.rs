@@ -34,6 +34,9 @@ const NUMBERS: [&str; 4] = [
     "limits.in_flight",
 ];
 
+/// Keys whose value is a number that may have a fraction.
+const FRACTIONS: [&str; 1] = ["traces.ratio"];
+
 /// Keys whose value is `true` or `false`.
 const SWITCHES: [&str; 2] = ["server.reuse_port", "server.proxy_protocol"];
 
@@ -381,6 +384,7 @@ fn settable() -> impl Iterator<Item = String> {
     raw::known_keys().into_iter().filter(|key| {
         !key.starts_with("route.")
             && !key.starts_with("server.tls.certificates.")
+            && !key.starts_with("traces.headers")
             && key != "server.tls"
             && key != "fetch.resolve"
     })
@@ -425,7 +429,7 @@ fn unknown_variable(name: &str, rest: &str, known: &[(String, String)]) -> Probl
             format!("the environment variable `{name}` names no known key"),
             match nearest(name, names) {
                 Some(variable) => format!("did you mean `{variable}`?"),
-                None => "unset it, or name a key of `[server]`, `[limits]`, `[log]` or `[fetch]`"
+                None => "unset it, or name a key of `[server]`, `[limits]`, `[log]`, `[fetch]`, `[replay]` or `[traces]`"
                     .to_owned(),
             },
         )
@@ -443,6 +447,11 @@ fn unknown_variable(name: &str, rest: &str, known: &[(String, String)]) -> Probl
 fn scalar(key: &str, value: &str) -> Value {
     if NUMBERS.contains(&key)
         && let Ok(number) = value.trim().parse::<i64>()
+    {
+        return Value::from(number);
+    }
+    if FRACTIONS.contains(&key)
+        && let Ok(number) = value.trim().parse::<f64>()
     {
         return Value::from(number);
     }

@@ -20,6 +20,7 @@ mod schema;
 mod server;
 mod settings;
 mod throttle;
+mod traces;
 mod units;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
@@ -118,8 +119,10 @@ pub fn load(
     let log = checker.log(&raw.log);
     let fetch = checker.fetch(&raw.fetch);
     let replay = checker.replay(&raw.replay);
+    let traces = checker.traces(&raw.traces);
     let routes = checker.routes(&raw.route, &limits);
     checker.guards_something(&routes);
+    checker.traces_something(traces.as_ref(), &routes);
     checker.marks_differ(&server.mark, &routes);
     let mut problems = checker.into_problems();
     if problems
@@ -139,6 +142,7 @@ pub fn load(
             log,
             fetch,
             replay,
+            traces,
             routes,
         },
         warnings: problems,
@@ -158,6 +162,8 @@ pub struct Config {
     pub fetch: FetchConfig,
     /// `[replay]`
     pub replay: ReplayConfig,
+    /// `[traces]`; without `endpoint` `None`.
+    pub traces: Option<TracesConfig>,
     /// `[[route]]`, in the order of the file. At least one.
     pub routes: Vec<RouteConfig>,
 }
@@ -380,6 +386,27 @@ impl OnStoreFailure {
     }
 }
 
+/// `[traces]`: which requests are traced, and where traces are sent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TracesConfig {
+    /// Where the collector is.
+    pub address: UpstreamAddr,
+    /// The same for the `Host` field.
+    pub authority: String,
+    /// What is asked for there.
+    pub path: String,
+    /// What part of the traces that begin here are kept: 0 to 1.
+    pub ratio: f64,
+    /// What this process is called in traces.
+    pub service: String,
+    /// What the collector wants to see, such as a token.
+    pub headers: Vec<(HeaderName, SecretSource)>,
+    /// PEM file of the authorities to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// For one question.
+    pub timeout: Duration,
+}
+
 /// A route's `replay` and what belongs to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuardConfig {
@@ -435,6 +462,8 @@ pub struct RouteConfig {
     pub throttle: ThrottleConfig,
     /// `mode = "observe"`: until then what does not verify is forwarded all the same, without the mark.
     pub observe_until: Option<UnixTime>,
+    /// `trace = "continue"`: the sender's trace goes on; else a new one begins, which names the sender's.
+    pub continues_trace: bool,
 }
 
 /// `allow`, `rate`, `sender_rate`, `concurrency`

@@ -61,6 +61,11 @@ on_store_failure = "reject"
 entries = 1000000
 prefix = "countersign:"
 timeout = "250ms"
+
+[traces]
+ratio = 1.0
+service = "countersign"
+timeout = "10s"
 "#;
 
 /// The same for each route.
@@ -77,6 +82,7 @@ max_fails = 3
 reject_status = 401
 handshake = "answer"
 mode = "verify"
+trace = "new"
 "#;
 
 /// Keys that this version does not know but that people will try, with what to say to them.
@@ -93,6 +99,7 @@ pub(super) struct RawConfig {
     pub(super) log: RawLog,
     pub(super) fetch: RawFetch,
     pub(super) replay: RawReplay,
+    pub(super) traces: RawTraces,
     pub(super) route: Vec<RawRoute>,
 }
 
@@ -199,6 +206,7 @@ pub(super) struct RawRoute {
     pub(super) concurrency: Option<Count>,
     pub(super) mode: Option<String>,
     pub(super) observe_until: Option<String>,
+    pub(super) trace: Option<String>,
     pub(super) handshake: Option<String>,
     pub(super) pairing: Option<RawPairing>,
     pub(super) replay: Option<DurationText>,
@@ -219,6 +227,27 @@ pub(super) struct RawReplay {
     pub(super) ca: Option<String>,
     pub(super) certificate: Option<String>,
     pub(super) private_key: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawTraces {
+    pub(super) endpoint: Option<String>,
+    pub(super) ratio: Option<Ratio>,
+    pub(super) service: Option<String>,
+    pub(super) headers: Option<Vec<RawHeader>>,
+    pub(super) ca: Option<String>,
+    pub(super) timeout: Option<DurationText>,
+}
+
+/// A header with a value that may be a secret.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawHeader {
+    pub(super) name: Option<String>,
+    pub(super) file: Option<String>,
+    pub(super) env: Option<String>,
+    pub(super) credential: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -338,6 +367,30 @@ impl<'de> Deserialize<'de> for Count {
     }
 }
 
+/// A part of all, with a fraction or without.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ratio(pub(super) f64);
+
+impl<'de> Deserialize<'de> for Ratio {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+        impl Visitor<'_> for Reader {
+            type Value = Ratio;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number from 0 to 1")
+            }
+            fn visit_f64<E>(self, number: f64) -> Result<Ratio, E> {
+                Ok(Ratio(number))
+            }
+            fn visit_i64<E>(self, number: i64) -> Result<Ratio, E> {
+                // Whatever is out of range here is so there.
+                Ok(Ratio(number as f64))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
 /// Makes string types that differ in what an error says was expected. A bare `0` needs no unit where `$zero` is true.
 macro_rules! quantity {
     ($name:ident, $expecting:literal, $zero:literal) => {
@@ -404,5 +457,7 @@ pub fn known_keys() -> Vec<String> {
     add("replay.", fields::<RawReplay>());
     add("replay.password.", fields::<RawSecretSource>());
     add("replay.key.", fields::<RawSecretSource>());
+    add("traces.", fields::<RawTraces>());
+    add("traces.headers.", fields::<RawHeader>());
     keys
 }

@@ -81,6 +81,7 @@ impl Checker<'_> {
         let guard = self.guard(table, raw, scheme.as_mut(), &upstream);
         let throttle = self.throttle(table, raw);
         let observe_until = self.observe(table, raw, scheme.as_ref());
+        let continues_trace = self.trace(&table.at("trace"), raw.trace.as_deref());
         Some(RouteConfig {
             name: name?,
             host,
@@ -97,6 +98,7 @@ impl Checker<'_> {
             guard,
             throttle,
             observe_until,
+            continues_trace,
         })
     }
 

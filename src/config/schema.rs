@@ -134,6 +134,7 @@ impl Docs {
                 json!({ "anyOf": [{ "type": "string" }, templates] })
             }
             "a whole number, zero or more" => json!({ "type": "integer", "minimum": 0 }),
+            "a number from 0 to 1" => json!({ "type": "number", "minimum": 0, "maximum": 1 }),
             "a duration" => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$" }),
             "a size" => quantity(&format!("^([0-9]+({units})|0)$")),
             "a rate" => quantity(&format!("^([0-9]+({units})/s|0)$")),

@@ -703,12 +703,13 @@ fn the_samples_are_valid_and_the_long_one_names_every_key_with_its_default() {
         let route = &config.routes[0];
         let upstream = &route.upstream;
         format!(
-            "{:?} {} {} {:?} {:?} {:?}",
+            "{:?} {} {} {:?} {:?} {} {:?}",
             route.methods,
             route.body_bytes_max,
             route.reject_status,
             route.throttle,
             route.observe_until,
+            route.continues_trace,
             UpstreamConfig {
                 addresses: Vec::new(),
                 ..upstream.clone()

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{LogSink, Metrics, RouteCounters};
+use super::{LogSink, Metrics, RouteCounters, Trace};
 use crate::{
     clock::UnixTime,
     config::{LogFormat, LogLevel},
@@ -107,8 +107,22 @@ pub struct RequestEvent {
     pub unguarded: bool,
     /// From the head until the body was whole.
     pub receive: Option<Duration>,
+    /// From then until it went to the upstream.
+    pub verify: Option<Duration>,
     /// From sending until the upstream's response head.
     pub upstream: Option<Duration>,
+    /// Its place in a trace, where requests are traced.
+    pub trace: Option<Box<Trace>>,
+}
+
+impl RequestEvent {
+    /// Whether strangers can make any number of the like.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(
+            self.blame,
+            Some(Blame::Sender | Blame::Provider | Blame::Load)
+        )
+    }
 }
 
 /// As it is written in JSON.
@@ -188,15 +202,20 @@ impl RequestLog {
         &self.sink
     }
 
-    /// Tells of one finished request: counts it always, writes it if its level is on.
+    /// Tells of one finished request: counts it always, writes it if its level is on. Returns how long it took.
     pub fn finish(
         &self,
         event: &RequestEvent,
         metrics: &Metrics,
         route: Option<(&Route, &RouteCounters)>,
-    ) {
+    ) -> Duration {
         let total = event.began.elapsed();
         metrics.count(event, route.map(|(_, counters)| counters), total);
+        self.write(event, route.map(|(route, _)| route), total);
+        total
+    }
+
+    fn write(&self, event: &RequestEvent, route: Option<&Route>, total: Duration) {
         let level = match event.blame {
             None | Some(Blame::Sender) => LogLevel::Info,
             Some(
@@ -219,8 +238,8 @@ impl RequestLog {
             },
             message: "request",
             request_id: event.id,
-            route: route.map_or("", |(route, _)| &route.name),
-            scheme: route.map_or("", |(route, _)| route.scheme.name()),
+            route: route.map_or("", |route| &route.name),
+            scheme: route.map_or("", |route| route.scheme.name()),
             verdict: event.outcome.as_str(),
             handshake: event.handshake.map_or("", HandshakeKind::as_str),
             reason: event.reason,
@@ -229,7 +248,7 @@ impl RequestLog {
                 .key
                 .as_ref()
                 .zip(route)
-                .map_or("", |(key, (route, _))| route.key_id(key)),
+                .map_or("", |(key, route)| route.key_id(key)),
             status: event.status,
             body_bytes: event.body_bytes,
             spilled: event.spilled,
@@ -254,10 +273,7 @@ impl RequestLog {
 
     /// `None` if the line is not to be written, else how many were left out before it.
     fn admit(&self, event: &RequestEvent) -> Option<u64> {
-        if !matches!(
-            event.blame,
-            Some(Blame::Sender | Blame::Provider | Blame::Load)
-        ) {
+        if !event.is_refusal() {
             return Some(0);
         }
         let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,6 +4,7 @@ mod events;
 mod log;
 mod names;
 mod reloads;
+mod traces;
 
 use std::{
     collections::HashMap,
@@ -21,11 +22,16 @@ pub use self::{
     events::{Outcome, RequestEvent, RequestLog},
     log::LogSink,
     reloads::{Failure, Reloads, State as ReloadState},
+    traces::{
+        Forwarding, RequestSpan, Seen, SpanContext, Trace, TraceMetrics, TraceQueue, TracedAddress,
+        TracedRoute, Tracing,
+    },
 };
 use crate::{
     body::BodyStore,
     config::LogFormat,
     config::LogLevel,
+    limit::Places,
     route::{KeyRef, Route, RouteTable},
 };
 
@@ -130,11 +136,13 @@ pub struct Metrics {
     verifications: Family<VerificationLabels, Counter>,
     handshakes: Family<HandshakeLabels, Counter>,
     request_duration: Family<RouteLabel, Histogram>,
+    verify_duration: Family<RouteLabel, Histogram>,
     upstream_duration: Family<RouteLabel, Histogram>,
     body: Family<RouteLabel, Histogram>,
     delivery_age: Family<SchemeLabel, Histogram>,
     key_last_used: Family<KeyLabels, Gauge>,
     route_keys: Family<RouteLabel, Gauge>,
+    route_inflight: Family<RouteLabel, Gauge>,
     key_fetches: KeyFetches,
     replay: ReplayMetrics,
     upstream_up: Family<AddressLabels, Gauge>,
@@ -144,10 +152,11 @@ pub struct Metrics {
     spooled: Gauge<u64, AtomicU64>,
     spooled_bodies: Gauge<u64, AtomicU64>,
     log_dropped: Counter,
+    /// Spans of requests.
+    pub traces: TraceMetrics,
     /// Loads and reloads of the configuration.
     pub reloads: Reloads,
-    /// Requests being served.
-    pub inflight: Gauge,
+    inflight: Gauge<u64, AtomicU64>,
     /// Open downstream connections.
     pub connections: Gauge,
     /// Failed accepts.
@@ -167,7 +176,10 @@ pub struct RouteCounters {
     forwarded: Counter,
     verified: Counter,
     request_duration: Histogram,
+    verify_duration: Histogram,
     upstream_duration: Histogram,
+    /// Requests of the route that are being served.
+    pub inflight: Gauge,
     body: Histogram,
     delivery_age: Histogram,
     /// By place of the key in the route's keys.
@@ -226,6 +238,9 @@ impl Default for Metrics {
             verifications: Family::default(),
             handshakes: Family::default(),
             request_duration: Family::new_with_constructor(seconds),
+            verify_duration: Family::new_with_constructor(|| {
+                Histogram::new([0.0001, 0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 5.0])
+            }),
             upstream_duration: Family::new_with_constructor(seconds),
             body: Family::new_with_constructor(bytes),
             delivery_age: Family::new_with_constructor(|| {
@@ -233,6 +248,7 @@ impl Default for Metrics {
             }),
             key_last_used: Family::default(),
             route_keys: Family::default(),
+            route_inflight: Family::default(),
             key_fetches: KeyFetches::default(),
             replay: ReplayMetrics::default(),
             upstream_up: Family::default(),
@@ -242,6 +258,7 @@ impl Default for Metrics {
             spooled: Gauge::default(),
             spooled_bodies: Gauge::default(),
             log_dropped: Counter::default(),
+            traces: TraceMetrics::default(),
             reloads: Reloads::default(),
             inflight: Gauge::default(),
             connections: Gauge::default(),
@@ -261,6 +278,8 @@ impl Default for Metrics {
         registry.register(name, help, metrics.handshakes.clone());
         let (name, help) = names::REQUEST_DURATION;
         registry.register_with_unit(name, help, Unit::Seconds, metrics.request_duration.clone());
+        let (name, help) = names::VERIFY_DURATION;
+        registry.register_with_unit(name, help, Unit::Seconds, metrics.verify_duration.clone());
         let (name, help) = names::UPSTREAM_DURATION;
         registry.register_with_unit(name, help, Unit::Seconds, metrics.upstream_duration.clone());
         let (name, help) = names::BODY;
@@ -271,6 +290,8 @@ impl Default for Metrics {
         registry.register_with_unit(name, help, Unit::Seconds, metrics.key_last_used.clone());
         let (name, help) = names::ROUTE_KEYS;
         registry.register(name, help, metrics.route_keys.clone());
+        let (name, help) = names::ROUTE_INFLIGHT;
+        registry.register(name, help, metrics.route_inflight.clone());
         let (name, help) = names::KEY_FETCHES;
         registry.register(name, help, metrics.key_fetches.0.clone());
         let (name, help) = names::REPLAY_ENTRIES;
@@ -307,12 +328,17 @@ impl Default for Metrics {
         registry.register(name, help, metrics.spooled_bodies.clone());
         let (name, help) = names::LOG_DROPPED;
         registry.register(name, help, metrics.log_dropped.clone());
+        metrics.traces.register(registry);
         metrics.reloads.register(registry);
         let (name, help) = names::BUILD_INFO;
         registry.register(
             name,
             help,
-            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+            Info::new([
+                ("version", env!("CARGO_PKG_VERSION")),
+                ("revision", env!("BUILT_OF")),
+                ("rustc", env!("BUILT_BY")),
+            ]),
         );
         metrics
     }
@@ -349,7 +375,9 @@ impl Metrics {
                 reason: "",
             }),
             request_duration: self.request_duration.get_or_create_owned(&label),
+            verify_duration: self.verify_duration.get_or_create_owned(&label),
             upstream_duration: self.upstream_duration.get_or_create_owned(&label),
+            inflight: self.route_inflight.get_or_create_owned(&label),
             body: self.body.get_or_create_owned(&label),
             delivery_age: self.delivery_age.get_or_create_owned(&SchemeLabel {
                 scheme: route.scheme.name().to_owned(),
@@ -368,6 +396,12 @@ impl Metrics {
         let present: HashMap<_, _> = present.iter().map(|route| (&*route.name, route)).collect();
         for route in gone.iter() {
             let now = present.get(&*route.name);
+            if now.is_none() {
+                // Those that are still being served count on, unseen.
+                self.route_inflight.remove(&RouteLabel {
+                    route: route.name.clone(),
+                });
+            }
             if now.is_none_or(|now| now.fetching.is_some()) {
                 self.route_keys.remove(&RouteLabel {
                     route: route.name.clone(),
@@ -423,7 +457,8 @@ impl Metrics {
     }
 
     /// The text that Prometheus reads.
-    pub fn render(&self, bodies: &BodyStore, sink: &LogSink) -> String {
+    pub fn render(&self, bodies: &BodyStore, in_flight: &Places, sink: &LogSink) -> String {
+        self.inflight.set(in_flight.taken() as u64);
         self.buffered.set(bodies.memory_bytes());
         self.spooled.set(bodies.spool_bytes());
         self.spooled_bodies.set(bodies.spooled_bodies());
@@ -508,6 +543,9 @@ impl Metrics {
                 reason,
             };
             self.verifications.get_or_create(&labels).inc();
+        }
+        if let Some(verify) = event.verify {
+            route.verify_duration.observe(verify.as_secs_f64());
         }
         if let Some(upstream) = event.upstream {
             route.upstream_duration.observe(upstream.as_secs_f64());

@@ -25,12 +25,20 @@ pub(super) const REQUEST_DURATION: Name = (
     "countersign_request_duration",
     "From the request head to the last byte of the answer, by route",
 );
+pub(super) const VERIFY_DURATION: Name = (
+    "countersign_verify_duration",
+    "From the last byte of the body until the request goes to the upstream: check, fetched keys, replay store; by route",
+);
 pub(super) const UPSTREAM_DURATION: Name = (
     "countersign_upstream_duration",
     "From sending to the upstream's response head, by route",
 );
 pub(super) const BODY: Name = ("countersign_body", "Size of verified bodies, by route");
 pub(super) const INFLIGHT: Name = ("countersign_inflight_requests", "Requests being served");
+pub(super) const ROUTE_INFLIGHT: Name = (
+    "countersign_route_inflight_requests",
+    "Requests being served, by route",
+);
 pub(super) const CONNECTIONS: Name = ("countersign_connections", "Open downstream connections");
 pub(super) const ACCEPT_ERRORS: Name = (
     "countersign_accept_errors",
@@ -101,6 +109,14 @@ pub(super) const REPLAY_STORE_ERRORS: Name = (
 pub(super) const LOG_DROPPED: Name = (
     "countersign_log_lines_dropped",
     "Log lines lost because the output was too slow",
+);
+pub(super) const SPANS_EXPORTED: Name = (
+    "countersign_trace_spans_exported",
+    "Spans that the collector took",
+);
+pub(super) const SPANS_DROPPED: Name = (
+    "countersign_trace_spans_dropped",
+    "Spans that will not reach the collector, by cause",
 );
 pub(super) const CONFIG_LOADS: Name = (
     "countersign_config_loads",

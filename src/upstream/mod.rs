@@ -119,8 +119,10 @@ impl Upstream {
         let pools = config
             .addresses
             .iter()
-            .map(|address| {
+            .enumerate()
+            .map(|(place, address)| {
                 Ok(Pool::new(
+                    place,
                     Connector::new(address, config, tls.as_ref())?,
                     health(address),
                     config.max_fails,

@@ -34,6 +34,8 @@ pub(super) struct Checkout {
 
 /// The connections to one address.
 pub(super) struct Pool {
+    /// Among those of the upstream.
+    place: usize,
     connector: Connector,
     pub(super) health: Arc<Health>,
     max_fails: u32,
@@ -67,6 +69,7 @@ struct Idle {
 
 impl Pool {
     pub(super) fn new(
+        place: usize,
         connector: Connector,
         health: Arc<Health>,
         max_fails: u32,
@@ -74,6 +77,7 @@ impl Pool {
         idle_max: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
+            place,
             connector,
             health,
             max_fails,
@@ -222,6 +226,11 @@ impl State {
 }
 
 impl Checkout {
+    /// Which address it is to.
+    pub(super) fn place(&self) -> usize {
+        self.pool.place
+    }
+
     /// The address gave a response.
     pub(super) fn succeeded(&self) {
         self.pool.health.succeeded();

@@ -17,6 +17,8 @@ use super::{Link, pool::Checkout};
 pub struct UpstreamBody {
     incoming: Incoming,
     checkout: Option<Checkout>,
+    /// The place of the address that it comes from.
+    address: usize,
     read_timeout: Duration,
     /// The upstream is silent, and the time for that runs.
     silent: bool,
@@ -42,6 +44,7 @@ impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, checkout: Checkout, read_timeout: Duration) -> Self {
         let mut body = Self {
             incoming,
+            address: checkout.place(),
             checkout: Some(checkout),
             read_timeout,
             silent: false,
@@ -49,6 +52,11 @@ impl UpstreamBody {
         };
         body.give_back_if_ended();
         body
+    }
+
+    /// The place, among the upstream's addresses, of the one that it comes from.
+    pub fn address(&self) -> usize {
+        self.address
     }
 
     fn give_back_if_ended(&mut self) {

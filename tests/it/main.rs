@@ -20,6 +20,7 @@ mod harness;
 mod health;
 mod limits;
 mod memory;
+mod metrics;
 mod observe;
 mod providers;
 mod proxy_protocol;
@@ -36,4 +37,6 @@ mod support;
 mod systemd;
 mod throttle;
 mod tls;
+#[cfg(feature = "otlp")]
+mod traces;
 mod upstreams;

@@ -9,6 +9,8 @@
 )]
 
 pub(crate) mod client;
+#[cfg(feature = "otlp")]
+pub(crate) mod collector;
 pub(crate) mod cut;
 pub(crate) mod delivery;
 pub(crate) mod floods;
