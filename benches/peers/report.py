@@ -193,6 +193,9 @@ def provenance(results):
             for name, part in results.items()
         ]),
     ]
+    spoiled = [name for name, part in results.items() if part["disturbed"] > part["samples"] / 2]
+    if spoiled:
+        lines += ["", f"**The machine was not quiet: more than half of the samples of {', '.join(spoiled)} were disturbed. Judge nothing by them.**"]
     return "\n".join(lines)
 
 
