@@ -40,6 +40,10 @@ fn bare(listen: &str, upstream: &str, way: &bare::Way, tls: Option<Arc<ServerCon
     bare::serve(address(listen), address(upstream), way, tls, &secret());
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a program of its own, which the script starts"
+)]
 fn secret() -> Vec<u8> {
     env::var("BENCH_SECRET").expect("the script sets it").into()
 }
