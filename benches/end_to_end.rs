@@ -7,6 +7,9 @@
 //! HTTP/1.1 with kept connections. Sender and upstream live in this process; only the proxies' CPU time is counted. The two take
 //! turns in every round, and what is printed is the median over the rounds, so that a noisy machine disturbs both alike.
 
+#[path = "peers/bare.rs"]
+mod bare;
+
 use std::{
     convert::Infallible,
     env, fs,
@@ -18,20 +21,11 @@ use std::{
 
 use bytes::Bytes;
 use countersign::{clock::UnixTime, scheme::catalogue, secret::Secret};
-use data_encoding::HEXLOWER;
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use http::{HeaderValue, Request, Response, Uri, uri::Scheme};
+use http::{Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{
-    body::Incoming, client::conn::http1 as client, server::conn::http1 as server,
-    service::service_fn,
-};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioIo},
-};
-use sha2::Sha256;
-use tokio::{net::TcpListener, sync::Mutex};
+use hyper::{body::Incoming, server::conn::http1 as server, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
 
 const ROUNDS: usize = 9;
 const SENDERS: usize = 4;
@@ -40,8 +34,8 @@ const SECRET: &str = "end-to-end bench";
 fn main() {
     let mut args = env::args().skip(1);
     match (args.next().as_deref(), args.next()) {
-        (Some("--bare"), Some(upstream)) => bare(upstream.parse().expect("an address"), true),
-        (Some("--no-pool"), Some(upstream)) => bare(upstream.parse().expect("an address"), false),
+        (Some("--bare"), Some(upstream)) => bare(&upstream, &bare::Way::Pool),
+        (Some("--no-pool"), Some(upstream)) => bare(&upstream, &bare::Way::OneEach),
         (Some("--upstream"), _) => {
             println!("{}", upstream());
             thread::park();
@@ -62,74 +56,11 @@ fn main() {
     }
 }
 
-/// Hyper on both sides, the body whole in between. Nothing that a gateway needs beside that: no routes, no limits, no timers, no
-/// request id, no spelling of names, no metrics.
-fn bare(upstream: SocketAddr, pooled: bool) {
-    let keyed = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length is a key");
-    let keyed: &Hmac<Sha256> = Box::leak(Box::new(keyed));
-    block_on(async move {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .await
-            .expect("a free port");
-        println!("{}", listener.local_addr().expect("it is bound"));
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        let pool = Client::builder(TokioExecutor::new()).build(connector);
-        let pool: &Client<HttpConnector, Full<Bytes>> = Box::leak(Box::new(pool));
-        loop {
-            let Ok((stream, _)) = listener.accept().await else {
-                return;
-            };
-            stream.set_nodelay(true).expect("it is TCP");
-            let sender: &Mutex<Option<client::SendRequest<Full<Bytes>>>> =
-                Box::leak(Box::default());
-            let service = service_fn(move |request: Request<Incoming>| async move {
-                let (mut parts, body) = request.into_parts();
-                let body = body.collect().await.expect("the sender is ours").to_bytes();
-                let tag = parts
-                    .headers
-                    .get("x-cv-signature")
-                    .and_then(|tag| HEXLOWER.decode(tag.as_bytes()).ok());
-                let mut mac = keyed.clone();
-                mac.update(&body);
-                mac.verify_slice(&tag.expect("the sender is ours"))
-                    .expect("the sender is ours");
-                parts.headers.insert(
-                    "countersign-verified",
-                    HeaderValue::from_static("carevalidate"),
-                );
-                if pooled {
-                    let mut uri = parts.uri.into_parts();
-                    uri.scheme = Some(Scheme::HTTP);
-                    uri.authority = upstream.to_string().parse().ok();
-                    parts.uri = Uri::from_parts(uri).expect("it is whole");
-                    let answer = pool.request(Request::from_parts(parts, Full::new(body)));
-                    return Ok(answer.await.expect("the upstream is ours"));
-                }
-                let mut sender = sender.lock().await;
-                if sender.is_none() {
-                    let stream = tokio::net::TcpStream::connect(upstream)
-                        .await
-                        .expect("the upstream is ours");
-                    stream.set_nodelay(true).expect("it is TCP");
-                    let (new, connection) = client::handshake(TokioIo::new(stream))
-                        .await
-                        .expect("the upstream speaks HTTP");
-                    tokio::spawn(connection);
-                    *sender = Some(new);
-                }
-                let sender = sender.as_mut().expect("it was just put there");
-                sender
-                    .ready()
-                    .await
-                    .expect("the upstream keeps connections");
-                sender
-                    .send_request(Request::from_parts(parts, Full::new(body)))
-                    .await
-            });
-            tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
-        }
-    });
+/// The same proxy that `benches/peers` measures: on any free port, over plaintext.
+fn bare(upstream: &str, way: &bare::Way) {
+    let upstream = upstream.parse().expect("an address");
+    let listen = (Ipv4Addr::LOCALHOST, 0).into();
+    bare::serve(listen, upstream, way, None, SECRET.as_bytes());
 }
 
 fn block_on(future: impl Future<Output = ()>) {

@@ -320,6 +320,23 @@ fn configurations_load() {
     assert!(count > 5, "found only {count} configurations");
 }
 
+#[test]
+fn configurations_of_the_side_by_side_load() {
+    let folder = Path::new(ROOT).join("benches/peers");
+    let files = fs::read_dir(folder).unwrap();
+    let files: Vec<_> = files
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"))
+        .collect();
+    assert_eq!(files.len(), 2, "{files:?}");
+    for file in files {
+        let loaded = config::load(&Source::File(file.clone()), &[], &Flags::default());
+        if let Err(errors) = loaded {
+            panic!("{}:\n{errors}", file.display());
+        }
+    }
+}
+
 /// Fails with all words that no table of the document explains in its first column.
 fn assert_rows(document: &str, words: impl IntoIterator<Item = String>) {
     let text = read(document);
