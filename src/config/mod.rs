@@ -208,7 +208,7 @@ pub struct Tls {
 }
 
 /// One certificate chain and its private key, both PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CertificateFiles {
     /// The chain, leaf first.
     pub certificate: PathBuf,
@@ -460,7 +460,7 @@ pub struct PairingConfig {
 }
 
 /// Which targets a route takes, on the raw bytes of the path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PathPattern {
     /// `/hooks/a`: this path only.
     Exact(String),
@@ -540,7 +540,7 @@ pub enum UpstreamAddr {
 }
 
 /// HTTP version towards the upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UpstreamProtocol {
     /// What ALPN negotiates on `https`, HTTP/1.1 elsewhere.
     Auto,
