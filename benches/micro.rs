@@ -2,6 +2,8 @@
 //!
 //! `cargo bench --bench micro`; one case: `cargo bench --bench micro -- check/stripe`.
 
+mod sample;
+
 use std::{
     collections::BTreeMap,
     hint::black_box,
@@ -11,25 +13,18 @@ use std::{
 
 use countersign::{
     clock::UnixTime,
-    config::{Flags, Source, load},
     forward::{Identity, Instance, outbound_headers},
     receive::{Head, Peer},
     replay::{Admission, IdKey, MemoryStore, Settlement},
     route::Route,
     scheme::{RequestHead, Scheme, Verdict, catalogue},
-    secret::Secret,
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, Method};
+use sample::{NOW, config, request, secret};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
-
-const NOW: UnixTime = UnixTime::from_secs(1_795_435_200);
-
-fn secret() -> Secret {
-    Secret::new(b"countersign bench key".to_vec()).expect("it is not empty")
-}
 
 /// A check written by hand: what a plan is measured against.
 type ByHand = fn(&Hmac<Sha256>, &HeaderMap, &[u8]) -> bool;
@@ -194,32 +189,6 @@ fn ratio(mut a: impl FnMut() -> bool, mut b: impl FnMut() -> bool) -> f64 {
     a.as_secs_f64() / b.as_secs_f64()
 }
 
-/// A head as CareValidate's HTTP client could send it.
-fn request() -> Request<()> {
-    let mut request = Request::post("/webhooks/carevalidate")
-        .body(())
-        .expect("it is valid");
-    for (name, value) in [
-        ("host", "hooks.example.org"),
-        ("content-type", "application/json"),
-        ("content-length", "1024"),
-        ("user-agent", "axios/1.7.2"),
-        ("accept", "application/json, text/plain, */*"),
-        ("accept-encoding", "gzip, compress, deflate, br"),
-        (
-            "x-cv-signature",
-            "54e36358504629843b4c0a9568c44f468580fc0d26b89dc00078206a001ef151",
-        ),
-        ("connection", "keep-alive"),
-    ] {
-        request.headers_mut().append(
-            HeaderName::from_static(name),
-            HeaderValue::from_static(value),
-        );
-    }
-    request
-}
-
 fn head(c: &mut Criterion) {
     let nobody = Arc::default();
     let peer = Arc::new(Peer::new(Some([192, 0, 2, 7].into()), true, nobody, None));
@@ -227,15 +196,7 @@ fn head(c: &mut Criterion) {
         &HeaderName::from_static("countersign-verified"),
         &Instance::default(),
     );
-    let flags = Flags {
-        scheme: Some("carevalidate".into()),
-        secret_file: Some("unused".into()),
-        upstream: vec!["http://127.0.0.1:1".into()],
-        ..Flags::default()
-    };
-    let config = load(&Source::None, &[], &flags)
-        .unwrap_or_else(|errors| panic!("{errors}"))
-        .config;
+    let config = config();
     let route = Route::new(0, &config.routes[0], Vec::new());
     let (parts, ()) = request().into_parts();
     c.bench_function("head/check", |b| {

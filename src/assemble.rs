@@ -23,7 +23,7 @@ use crate::{
     secret::{Doubt, Secret, SecretSource},
     snapshot::{Lasting, Snapshot},
     telemetry::{LogSink, Metrics, RequestLog, Telemetry, Tracing},
-    upstream::{Failure, Health, Upstream},
+    upstream::{Failure, Health, SharedTls, Upstream},
 };
 #[cfg(feature = "otlp")]
 use crate::{
@@ -102,6 +102,7 @@ pub fn snapshot(
 ) -> anyhow::Result<(Snapshot, Vec<Finding>)> {
     let (mut findings, mut shared) = (Vec::new(), Shared::default());
     let (mut routes, mut upstreams) = (Vec::new(), Vec::new());
+    let mut tls = SharedTls::default();
     let earlier = previous.map(Previous::routes).unwrap_or_default();
     for (index, route_config) in config.routes.iter().enumerate() {
         let earlier = earlier.get(&*route_config.name).copied();
@@ -125,7 +126,7 @@ pub fn snapshot(
         upstreams.push(match kept {
             // With its open connections.
             Some((_, _, upstream)) => upstream.clone(),
-            None => upstream(route_config, metrics).map(Arc::new)?,
+            None => upstream(route_config, &mut tls, metrics).map(Arc::new)?,
         });
         routes.push((route_config.host.clone(), route_config.path.clone(), route));
     }
@@ -175,8 +176,12 @@ impl Previous<'_> {
 }
 
 /// A route's upstream, none of whose addresses has failed yet.
-fn upstream(config: &RouteConfig, metrics: &Metrics) -> anyhow::Result<Upstream> {
-    Upstream::new(&config.upstream, |address| {
+fn upstream(
+    config: &RouteConfig,
+    tls: &mut SharedTls,
+    metrics: &Metrics,
+) -> anyhow::Result<Upstream> {
+    Upstream::new(&config.upstream, tls, |address| {
         let (name, address) = (&config.name, address.to_string());
         let counters = metrics.address(name, &address, Failure::ALL.map(Failure::as_str));
         Health::new(name, address, counters)

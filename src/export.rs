@@ -29,7 +29,7 @@ use crate::{
     reject::Chain,
     scheme::HandshakeKind,
     telemetry::{Forwarding, RequestSpan, SpanContext, TraceMetrics, TraceQueue, TracedAddress},
-    upstream::{Health, SendError, Upstream},
+    upstream::{Health, SendError, SharedTls, Upstream},
 };
 
 /// Requests that are told of at once, and how long they are waited for.
@@ -72,6 +72,7 @@ pub fn start(
             idle_connections: 1,
             max_fails: 0,
         },
+        &mut SharedTls::default(),
         |_| Health::unwatched(),
     )?;
     let mut head = Request::new(());

@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fs, io,
     io::Read as _,
-    os::unix::fs::FileTypeExt as _,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -24,6 +24,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     assemble::{self, Finding, Previous},
+    clock::{Clock as _, SystemClock, UnixTime},
     config::{self, Config, ConfigErrors, Flags, Loaded, Problem, Source},
     pipeline::Gateway,
     reject::Chain,
@@ -62,7 +63,23 @@ impl Recipe {
 
 /// What files held when they were looked at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Seen(BTreeMap<PathBuf, Content>);
+pub struct Seen(BTreeMap<PathBuf, Look>);
+
+/// What a file held, and by what it can be told that it still does.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    content: Content,
+    stamp: Option<Stamp>,
+}
+
+/// A file that was touched but holds what it held has not changed.
+impl PartialEq for Look {
+    fn eq(&self, other: &Self) -> bool {
+        self.content == other.content
+    }
+}
+
+impl Eq for Look {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
@@ -73,17 +90,32 @@ enum Content {
     Pipe,
 }
 
+/// What no write to a file, and no other file in its place, leaves as it was. Saves reading thousands of files every few seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    written: (i64, i64),
+    /// The file's time that nobody can set.
+    changed: (i64, i64),
+}
+
+/// A stamp counts once it is older than this: a second write within the same tick of the file system's clock leaves it as it was.
+const TICK_MAX: Duration = Duration::from_secs(10);
+
 impl Seen {
     fn look(&mut self, path: &Path) {
-        self.0.insert(path.to_owned(), Content::of(path));
+        self.0
+            .insert(path.to_owned(), Look::at(path, SystemClock.now()));
     }
 
     /// The same files, as they are now.
     fn again(&self) -> Self {
-        let looks = self.0.keys();
+        let now = SystemClock.now();
+        let looks = self.0.iter();
         Self(
             looks
-                .map(|path| (path.clone(), Content::of(path)))
+                .map(|(path, look)| (path.clone(), look.again(path, now)))
                 .collect(),
         )
     }
@@ -91,25 +123,58 @@ impl Seen {
     /// The first that cannot be read twice.
     fn pipe(&self) -> Option<&Path> {
         let mut files = self.0.iter();
-        let (path, _) = files.find(|(_, content)| **content == Content::Pipe)?;
+        let (path, _) = files.find(|(_, look)| look.content == Content::Pipe)?;
         Some(path)
     }
 
     fn same(&self, other: &Self, path: &Path) -> bool {
-        let content = self.0.get(path);
-        matches!(content, Some(Content::Digest(_))) && content == other.0.get(path)
+        let look = self.0.get(path);
+        look.is_some_and(|look| matches!(look.content, Content::Digest(_)))
+            && look == other.0.get(path)
+    }
+}
+
+impl Look {
+    fn at(path: &Path, now: UnixTime) -> Self {
+        // Before it is read: what changes meanwhile has another stamp at the next look.
+        let metadata = fs::metadata(path);
+        let stamp = metadata.as_ref().ok().and_then(|file| Stamp::of(file, now));
+        let content = metadata.and_then(|file| match file.file_type().is_fifo() {
+            true => Ok(Content::Pipe),
+            false => Content::read(path),
+        });
+        Self {
+            content: content.unwrap_or_else(|error| Content::Unreadable(error.kind())),
+            stamp,
+        }
+    }
+
+    fn again(&self, path: &Path, now: UnixTime) -> Self {
+        let stamp = fs::metadata(path)
+            .ok()
+            .and_then(|file| Stamp::of(&file, now));
+        match matches!(self.content, Content::Digest(_)) && stamp.is_some() && stamp == self.stamp {
+            true => *self,
+            false => Self::at(path, now),
+        }
+    }
+}
+
+impl Stamp {
+    fn of(file: &fs::Metadata, now: UnixTime) -> Option<Self> {
+        let settled = UnixTime::from_secs(file.ctime());
+        // A file system without this time says 0.
+        (file.ctime() > 0 && settled < now && settled.distance(now) > TICK_MAX).then(|| Self {
+            file: (file.dev(), file.ino()),
+            size: file.size(),
+            written: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        })
     }
 }
 
 impl Content {
-    fn of(path: &Path) -> Self {
-        Self::read(path).unwrap_or_else(|error| Self::Unreadable(error.kind()))
-    }
-
     fn read(path: &Path) -> io::Result<Self> {
-        if fs::metadata(path)?.file_type().is_fifo() {
-            return Ok(Self::Pipe);
-        }
         let mut file = fs::File::open(path)?;
         let mut digest = Context::new(&SHA256);
         // It may be a secret.
@@ -230,6 +295,8 @@ impl Reloader {
             };
             if now == self.tried {
                 changed = None;
+                // It holds the same, and by now perhaps what it can be told by.
+                self.tried = now;
             } else if changed.as_ref() == Some(&now) {
                 changed = None;
                 self.reload("file changed").await;
@@ -415,4 +482,51 @@ pub fn status(gateway: &Gateway) -> String {
         metrics.connections.get(),
         gateway.in_flight.taken()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file's time cannot be set, but ours can.
+    fn later() -> UnixTime {
+        UnixTime::from_secs(SystemClock.now().secs() + 3600)
+    }
+
+    #[test]
+    fn a_file_that_has_settled_is_read_again_only_when_it_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        fs::write(&path, "one").unwrap();
+        let before = Look::at(&path, later());
+        let known = Look {
+            content: Content::Digest([0; 32]),
+            ..before
+        };
+        assert_eq!(known.again(&path, later()), known, "not read");
+        fs::write(&path, "two").unwrap();
+        assert_eq!(known.again(&path, later()), Look::at(&path, later()));
+        assert_ne!(before.again(&path, later()), before, "as long as it was");
+        let other = folder.path().join("other");
+        fs::write(&other, "one").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert_eq!(before.again(&path, later()), before, "holds what it held");
+        assert_eq!(known.again(&path, later()), before, "but was read");
+        fs::remove_file(&path).unwrap();
+        let gone = Content::Unreadable(io::ErrorKind::NotFound);
+        assert_eq!(before.again(&path, later()).content, gone);
+    }
+
+    #[test]
+    fn a_file_that_was_just_written_is_read_at_each_look() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        fs::write(&path, "one").unwrap();
+        let look = Look {
+            content: Content::Digest([0; 32]),
+            ..Look::at(&path, SystemClock.now())
+        };
+        let next = look.again(&path, SystemClock.now());
+        assert_eq!(next, Look::at(&path, later()));
+    }
 }

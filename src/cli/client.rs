@@ -9,7 +9,7 @@ use super::{Failure, draft::Draft};
 use crate::{
     config::{UpstreamAddr, UpstreamConfig, UpstreamProtocol},
     reject::Chain,
-    upstream::{Health, SendError, Upstream},
+    upstream::{Health, SendError, SharedTls, Upstream},
 };
 
 /// Answers longer than this are not worth printing.
@@ -97,6 +97,7 @@ async fn send(
             idle_connections: 0,
             max_fails: 0,
         },
+        &mut SharedTls::default(),
         |_| Health::unwatched(),
     )
     .map_err(|error| Failure::Usage(Chain(error.as_ref()).to_string()))?;

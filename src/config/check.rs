@@ -1,6 +1,10 @@
 //! Collects problems while values are given meaning.
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    time::Duration,
+};
 
 use figment::{
     error::Kind,
@@ -17,7 +21,10 @@ use super::{
     },
     units::{parse_frequency, parse_rate, parse_size},
 };
-use crate::{limit::Rate, scheme::parse_duration};
+use crate::{
+    limit::Rate,
+    scheme::{Scheme, parse_duration},
+};
 
 /// More would only scroll the first away.
 const FAULTS_MAX: usize = 200;
@@ -57,6 +64,8 @@ pub(super) struct Checker<'a> {
     faulty: Vec<Vec<String>>,
     /// Known keys that unknown ones were most likely meant to be: they are not missing.
     meant: Vec<Vec<String>>,
+    /// What was compiled of the catalogue, by name and parameters.
+    pub(super) schemes: HashMap<(String, BTreeMap<String, String>), Scheme>,
 }
 
 impl<'a> Checker<'a> {
@@ -66,6 +75,7 @@ impl<'a> Checker<'a> {
             problems,
             faulty: Vec::new(),
             meant: Vec::new(),
+            schemes: HashMap::new(),
         }
     }
 

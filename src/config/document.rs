@@ -22,7 +22,8 @@ pub(super) enum Point {
 pub(super) struct Document {
     name: String,
     tree: toml_edit::Document<String>,
-    hidden: Vec<Range<usize>>,
+    lines: Lines,
+    hidden: Hidden,
 }
 
 /// Why a text is not TOML.
@@ -41,22 +42,20 @@ impl Document {
                 Ok(Self {
                     name: name.to_owned(),
                     tree,
-                    hidden,
+                    lines: Lines::of(&text),
+                    hidden: Hidden::new(hidden),
                 })
             }
             Err(error) => {
                 let span = error.span().unwrap_or(text.len()..text.len());
                 let everything = 0..text.len() + 1;
-                let hidden = if may_be_secret(&text, span.start) {
-                    std::slice::from_ref(&everything)
-                } else {
-                    &[]
-                };
+                let hidden = may_be_secret(&text, span.start).then_some(everything);
+                let hidden = Hidden::new(hidden.into_iter().collect());
                 Err(SyntaxError {
                     message: error.message().lines().collect::<Vec<_>>().join("; "),
                     place: Place::File {
                         file: name.to_owned(),
-                        position: Some(position(&text, span, hidden)),
+                        position: Some(position(&text, &Lines::of(&text), span, &hidden)),
                     },
                 })
             }
@@ -73,7 +72,7 @@ impl Document {
         let span = self.span(path, point);
         Place::File {
             file: self.name.clone(),
-            position: span.map(|span| position(self.tree.raw(), span, &self.hidden)),
+            position: span.map(|span| position(self.tree.raw(), &self.lines, span, &self.hidden)),
         }
     }
 
@@ -145,23 +144,55 @@ impl<'a> Node<'a> {
     }
 }
 
+/// Where the lines of a text begin. Every value is looked up, and a file can have thousands of them.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        let ends = text.match_indices('\n').map(|(end, _)| end + 1);
+        Self(std::iter::once(0).chain(ends).collect())
+    }
+
+    /// The number of the line that holds a place, from 1, and what it spans, its end left out.
+    fn find(&self, at: usize, text: &str) -> (usize, Range<usize>) {
+        let number = self.0.partition_point(|start| *start <= at);
+        let end = self.0.get(number).map_or(text.len(), |next| next - 1);
+        (number, self.0[number - 1]..end)
+    }
+}
+
+/// The spans of what may not be shown, by their beginnings; each ends where the furthest of those up to it does.
+struct Hidden(Vec<Range<usize>>);
+
+impl Hidden {
+    fn new(mut spans: Vec<Range<usize>>) -> Self {
+        spans.sort_by_key(|span| span.start);
+        let mut furthest = 0;
+        for span in &mut spans {
+            furthest = furthest.max(span.end);
+            span.end = furthest;
+        }
+        Self(spans)
+    }
+
+    fn touches(&self, line: &Range<usize>) -> bool {
+        let before = self.0.partition_point(|span| span.start <= line.end);
+        before > 0 && line.start < self.0[before - 1].end
+    }
+}
+
 /// The line and column of a span, and the line's text unless it touches something hidden.
-fn position(text: &str, span: Range<usize>, hidden: &[Range<usize>]) -> Position {
+fn position(text: &str, lines: &Lines, span: Range<usize>, hidden: &Hidden) -> Position {
     let at = text.floor_char_boundary(span.start);
-    let start = text[..at].rfind('\n').map_or(0, |before| before + 1);
-    let end = text[start..]
-        .find('\n')
-        .map_or(text.len(), |length| start + length);
-    let source = text[start..end].trim_end_matches('\r');
-    let is_hidden = hidden
-        .iter()
-        .any(|secret| secret.start <= end && start < secret.end);
+    let (number, line) = lines.find(at, text);
+    let start = line.start;
+    let source = text[line.clone()].trim_end_matches('\r');
     let first = (at - start).min(source.len());
     let last = (span.end.saturating_sub(start)).clamp(first, source.len());
     Position {
-        line: text[..start].matches('\n').count() + 1,
+        line: number,
         column: text[start..at].chars().count() + 1,
-        source: (!is_hidden).then(|| (source.to_owned(), first..last)),
+        source: (!hidden.touches(&line)).then(|| (source.to_owned(), first..last)),
     }
 }
 

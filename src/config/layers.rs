@@ -321,10 +321,11 @@ fn default_routes(merged: &mut Value) {
     if let Value::Dict(_, top) = merged
         && let Some(Value::Array(_, routes)) = top.get_mut("route")
     {
+        let defaults = built_in(raw::ROUTE_DEFAULTS);
         for route in routes {
             if let Value::Dict(_, keys) = route {
-                for (key, value) in built_in(raw::ROUTE_DEFAULTS) {
-                    keys.entry(key).or_insert(value);
+                for (key, value) in &defaults {
+                    keys.entry(key.clone()).or_insert_with(|| value.clone());
                 }
             }
         }

@@ -214,7 +214,7 @@ pub struct Tls {
 }
 
 /// One certificate chain and its private key, both PEM.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CertificateFiles {
     /// The chain, leaf first.
     pub certificate: PathBuf,
@@ -489,7 +489,7 @@ pub struct PairingConfig {
 }
 
 /// Which targets a route takes, on the raw bytes of the path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PathPattern {
     /// `/hooks/a`: this path only.
     Exact(String),
@@ -569,7 +569,7 @@ pub enum UpstreamAddr {
 }
 
 /// HTTP version towards the upstream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UpstreamProtocol {
     /// What ALPN negotiates on `https`, HTTP/1.1 elsewhere.
     Auto,

@@ -1,6 +1,9 @@
 //! `[[route]]`: from words to values, and the rules between routes.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+};
 
 use http::{HeaderName, Method, StatusCode};
 
@@ -111,12 +114,10 @@ impl Checker<'_> {
     }
 
     fn names_differ(&mut self, raw: &[RawRoute]) {
+        let mut names = HashSet::new();
         for (i, route) in raw.iter().enumerate() {
             let Some(name) = &route.name else { continue };
-            if raw[..i]
-                .iter()
-                .any(|other| other.name.as_ref() == Some(name))
-            {
+            if !names.insert(name) {
                 self.error(
                     &Key::of(&["route"]).at(i).at("name"),
                     format!("two routes are named `{name}`"),
@@ -169,13 +170,12 @@ impl Checker<'_> {
     }
 
     fn targets_differ(&mut self, routes: &[Option<RouteConfig>]) {
+        let mut targets = HashMap::new();
         for (i, route) in routes.iter().enumerate() {
             let Some(route) = route else { continue };
-            let same = |other: &&RouteConfig| other.host == route.host && other.path == route.path;
             let key = Key::of(&["route"]).at(i).at("path");
-            if let Some(other) = routes[..i].iter().flatten().find(same)
-                && !self.is_faulty(&key)
-            {
+            let other = *targets.entry((&route.host, &route.path)).or_insert(route);
+            if !std::ptr::eq(other, route) && !self.is_faulty(&key) {
                 self.error(
                     &key,
                     format!(
@@ -264,7 +264,7 @@ impl Checker<'_> {
                 }
                 Ok(Scheme::none())
             }
-            RawScheme::Name(name) => match catalogue::compile(name, params) {
+            RawScheme::Name(name) => match self.built_in(name, params) {
                 Ok(scheme) => Ok(scheme),
                 Err(Some(faults)) => Err(faults),
                 Err(None) => {
@@ -293,6 +293,21 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    /// A scheme of the catalogue: compiled once, and shared by all routes that have it.
+    fn built_in(
+        &mut self,
+        name: &str,
+        params: &BTreeMap<String, String>,
+    ) -> Result<Scheme, Option<Vec<SpecError>>> {
+        let written = (name.to_owned(), params.clone());
+        if let Some(scheme) = self.schemes.get(&written) {
+            return Ok(scheme.clone());
+        }
+        let scheme = catalogue::compile(name, params)?;
+        self.schemes.insert(written, scheme.clone());
+        Ok(scheme)
     }
 
     fn public_url(

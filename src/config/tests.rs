@@ -1,6 +1,6 @@
 //! What the loader takes, what it refuses, and in which words.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, time::Instant};
 
 use super::*;
 use crate::{
@@ -746,4 +746,27 @@ fn known_keys_are_those_of_every_table() {
     }
     let distinct: BTreeSet<_> = keys.iter().collect();
     assert_eq!(distinct.len(), keys.len());
+}
+
+#[test]
+fn many_routes_take_each_no_longer_than_few() {
+    let took = |count: usize| {
+        let routes: String = (0..count)
+            .map(|route| {
+                ROUTE
+                    .replace("\"cases\"", &format!("\"r{route}\""))
+                    .replace("/cases", &format!("/{route}"))
+            })
+            .collect();
+        let began = Instant::now();
+        let loaded = with_env(&routes, &[]).unwrap_or_else(|errors| panic!("{errors}"));
+        let took = began.elapsed();
+        assert_eq!(loaded.config.routes.len(), count);
+        took
+    };
+    // Noise only ever adds: it has to hold once.
+    let ratios: Vec<_> = (0..5)
+        .map(|_| took(4000).as_secs_f64() / took(250).as_secs_f64() / 16.0)
+        .collect();
+    assert!(ratios.iter().any(|ratio| *ratio < 2.0), "{ratios:?}");
 }

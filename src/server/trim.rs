@@ -3,7 +3,10 @@
 //! The C library keeps what was freed in small pieces between pieces in use: most of what many connections or bodies held
 //! would stay resident for as long as the process lives.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::{
     task::spawn_blocking,
@@ -24,9 +27,11 @@ const TRIMS: u32 = 3;
 /// About what an open connection holds.
 const CONNECTION_BYTES: u64 = 8 << 10;
 
-/// Trims the heap whenever half of what connections and bodies held at a peak, or more, is gone. Runs until it is dropped.
+/// Trims the heap whenever half of what connections and bodies held at a peak, or more, is gone, and when a state that served is
+/// gone, or what it was made of. Runs until it is dropped.
 pub(super) async fn after_peaks(gateway: &Gateway) {
     let (mut peak, mut trims) = (0, 0);
+    let mut served = Weak::new();
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -37,6 +42,11 @@ pub(super) async fn after_peaks(gateway: &Gateway) {
         peak = peak.max(held);
         if peak >= PEAK_MIN_BYTES && held <= peak / 2 {
             peak = held;
+            trims = TRIMS;
+        }
+        let serves = Arc::downgrade(&gateway.snapshot.load());
+        if !served.ptr_eq(&serves) {
+            served = serves;
             trims = TRIMS;
         }
         if trims > 0 {

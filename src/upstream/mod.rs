@@ -44,6 +44,7 @@ use self::{
 pub use self::{
     health::{Failure, Health},
     response::{ResponseError, UpstreamBody},
+    tls::SharedTls,
 };
 use crate::{
     body::{BodyStore, BodyStoreConfig, BodyStream, StoreError},
@@ -96,14 +97,11 @@ impl Upstream {
     /// If a certificate, key or CA file cannot be used; the text names it.
     pub fn new(
         config: &UpstreamConfig,
+        tls: &mut SharedTls,
         health: impl Fn(&UpstreamAddr) -> Arc<Health>,
     ) -> anyhow::Result<Self> {
         let secure = matches!(config.addresses.first(), Some(UpstreamAddr::Https { .. }));
-        let tls = if secure {
-            Some(Arc::new(tls::client_config(config)?))
-        } else {
-            None
-        };
+        let tls = secure.then(|| tls.get(config)).transpose()?;
         Ok(Self::with_tls(config, tls, health)?)
     }
 
