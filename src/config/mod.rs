@@ -350,6 +350,21 @@ pub enum RedisServers {
     Unix(PathBuf),
     /// Nodes of a cluster, which name the others. At least one.
     Cluster(Vec<(String, u16)>),
+    /// The server that Sentinels name as master.
+    Sentinel(RedisSentinel),
+}
+
+/// Sentinels, which choose the master of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisSentinel {
+    /// Where they are. At least one.
+    pub nodes: Vec<(String, u16)>,
+    /// What they call the master.
+    pub master: String,
+    /// Who logs in there; `None`: the default user.
+    pub user: Option<String>,
+    /// With what; `None`: nobody logs in.
+    pub password: Option<SecretSource>,
 }
 
 /// TLS towards a store.

@@ -215,6 +215,8 @@ pub(super) struct RawReplay {
     pub(super) timeout: Option<DurationText>,
     pub(super) user: Option<String>,
     pub(super) password: Option<RawSecretSource>,
+    pub(super) sentinel_user: Option<String>,
+    pub(super) sentinel_password: Option<RawSecretSource>,
     pub(super) key: Option<RawSecretSource>,
     pub(super) ca: Option<String>,
     pub(super) certificate: Option<String>,
@@ -403,6 +405,7 @@ pub fn known_keys() -> Vec<String> {
     add("fetch.", fields::<RawFetch>());
     add("replay.", fields::<RawReplay>());
     add("replay.password.", fields::<RawSecretSource>());
+    add("replay.sentinel_password.", fields::<RawSecretSource>());
     add("replay.key.", fields::<RawSecretSource>());
     keys
 }

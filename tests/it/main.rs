@@ -28,6 +28,8 @@ mod receivers;
 #[cfg(feature = "redis")]
 mod redis_guard;
 #[cfg(feature = "redis")]
+mod redis_sentinel;
+#[cfg(feature = "redis")]
 mod redis_store;
 mod reload;
 mod replay;
