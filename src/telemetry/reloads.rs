@@ -48,6 +48,8 @@ pub struct State {
     pub failure: Option<Failure>,
     /// Keys whose new value waits for a restart.
     pub restart: Vec<&'static str>,
+    /// The certificates that are shown: for which name, empty for all others, and when each ends.
+    pub certificates: Vec<(String, UnixTime)>,
 }
 
 /// A reload that was refused.
@@ -94,6 +96,7 @@ impl Reloads {
             loaded_at: Some(now),
             failure: None,
             restart,
+            certificates: std::mem::take(&mut state.certificates),
         };
     }
 
@@ -109,6 +112,9 @@ impl Reloads {
     /// These certificates serve from now on: for which name, and the end of their validity.
     pub fn certificates(&self, expiries: &[(String, UnixTime)]) {
         self.expiry.clear();
+        let mut sorted = expiries.to_vec();
+        sorted.sort();
+        self.state().certificates = sorted;
         for (name, end) in expiries {
             self.expiry
                 .get_or_create(&NameLabel { sni: name.clone() })

@@ -38,4 +38,5 @@ mod support;
 mod systemd;
 mod throttle;
 mod tls;
+mod trials;
 mod upstreams;
