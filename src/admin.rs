@@ -130,6 +130,8 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
         &gateway.telemetry.metrics.reloads.told(),
         now,
     ));
+    let obtained = gateway.lasting.certificates.report(now);
+    checks.push_str(&obtained.unwrap_or_default());
     checks.push_str(&spool(gateway));
     if let Some(fault) = trouble {
         let mark = match guard.on_store_failure() {

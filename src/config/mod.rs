@@ -4,6 +4,7 @@
 //! to the other. Secrets do not pass through here: a route holds the *sources* of its secrets, and nothing here looks
 //! whether they can be read.
 
+mod acme;
 mod check;
 mod display;
 mod document;
@@ -205,6 +206,34 @@ pub struct Tls {
     pub certificates: Vec<CertificateFiles>,
     /// Certificates that clients must chain to; `None`: clients need none.
     pub client_ca: Option<PathBuf>,
+    /// A certificate that is obtained; `None`: `certificates` holds at least one.
+    pub acme: Option<AcmeConfig>,
+}
+
+/// `[server.tls.acme]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcmeConfig {
+    /// Where the authority's directory is: `https://`.
+    pub directory: String,
+    /// The names in the certificate. At least one.
+    pub domains: Vec<String>,
+    /// URLs under which the authority finds us.
+    pub contact: Vec<String>,
+    /// Folder for account, certificate and key.
+    pub cache: PathBuf,
+    /// PEM file of authorities that the directory's own certificate may come from, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// An account that the authority knows by other means.
+    pub external_account: Option<ExternalAccount>,
+}
+
+/// What binds an account to one that the authority knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalAccount {
+    /// Its name there.
+    pub id: String,
+    /// Its key, in base64url.
+    pub key: SecretSource,
 }
 
 /// One certificate chain and its private key, both PEM.

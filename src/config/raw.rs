@@ -118,6 +118,20 @@ pub(super) struct RawTls {
     pub(super) private_key: Option<String>,
     pub(super) certificates: Option<Vec<RawCertificate>>,
     pub(super) client_ca: Option<String>,
+    pub(super) acme: Option<RawAcme>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawAcme {
+    pub(super) directory: Option<String>,
+    pub(super) domains: Option<OneOrMany>,
+    pub(super) contact: Option<OneOrMany>,
+    pub(super) terms_agreed: Option<bool>,
+    pub(super) cache: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) eab_key_id: Option<String>,
+    pub(super) eab_key: Option<RawSecretSource>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -384,6 +398,8 @@ pub fn known_keys() -> Vec<String> {
     add("server.", fields::<RawServer>());
     add("server.tls.", fields::<RawTls>());
     add("server.tls.certificates.", fields::<RawCertificate>());
+    add("server.tls.acme.", fields::<RawAcme>());
+    add("server.tls.acme.eab_key.", fields::<RawSecretSource>());
     add("limits.", fields::<RawLimits>());
     add("log.", fields::<RawLog>());
     add("route.", fields::<RawRoute>());

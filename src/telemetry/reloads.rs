@@ -34,6 +34,7 @@ pub struct Reloads {
     success_at: Gauge,
     info: Family<ConfigLabel, Gauge>,
     expiry: Family<NameLabel, Gauge>,
+    orders: Family<ResultLabel, Counter>,
     state: Mutex<State>,
 }
 
@@ -73,6 +74,8 @@ impl Reloads {
         registry.register(name, help, self.info.clone());
         let (name, help) = names::CERTIFICATE_EXPIRY;
         registry.register_with_unit(name, help, Unit::Seconds, self.expiry.clone());
+        let (name, help) = names::ACME_ORDERS;
+        registry.register(name, help, self.orders.clone());
     }
 
     /// A configuration began to serve.
@@ -120,6 +123,11 @@ impl Reloads {
                 .get_or_create(&NameLabel { sni: name.clone() })
                 .set(end.secs());
         }
+    }
+
+    /// An attempt to obtain a certificate ended.
+    pub fn certificate_order(&self, result: &'static str) {
+        self.orders.get_or_create(&ResultLabel { result }).inc();
     }
 
     fn count(&self, result: &'static str) {

@@ -5,6 +5,8 @@
     reason = "a test that cannot go on fails where it stands"
 )]
 
+#[cfg(feature = "acme")]
+mod acme;
 mod carevalidate;
 mod conformance;
 mod drain;
