@@ -29,7 +29,7 @@ use std::{
 
 use countersign::{
     config::{OnStoreFailure, RedisConfig, RedisServers},
-    replay::{Admission, Id, RedisStore, Settlement},
+    replay::{Admission, Id, RedisPasswords, RedisStore, Settlement},
     telemetry::Metrics,
 };
 use redis::{AsyncConnectionConfig, Client, Cmd, aio::MultiplexedConnection};
@@ -68,7 +68,7 @@ fn store(port: u16) -> RedisStore {
     };
     RedisStore::new(
         &config,
-        None,
+        &RedisPasswords::default(),
         OnStoreFailure::Reject,
         Metrics::default().replay(),
     )

@@ -14,6 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::UnixTime,
     config::{Limits, OnStoreFailure},
     listen::Listener,
     pipeline::Gateway,
@@ -125,6 +126,14 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
     }
     let mut checks = format!("{} accepting\n", if stopping { "[-]" } else { "[+]" });
     checks.push_str(&configuration(&gateway.telemetry.metrics.reloads.told()));
+    let now = gateway.clock.now();
+    checks.push_str(&certificates(
+        &gateway.telemetry.metrics.reloads.told(),
+        now,
+    ));
+    let obtained = gateway.lasting.certificates.report(now);
+    checks.push_str(&obtained.unwrap_or_default());
+    checks.push_str(&spool(gateway));
     if let Some(fault) = trouble {
         let mark = match guard.on_store_failure() {
             OnStoreFailure::Reject => "[-]",
@@ -138,7 +147,6 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
     } else if snapshot.routes.iter().any(|route| route.guard.is_some()) {
         checks.push_str("[+] replay store\n");
     }
-    let now = gateway.clock.now();
     for route in snapshot.routes.iter() {
         let line = match (route.scheme.needs_secret(), route.keys.len()) {
             (true, 0) if route.fetching.is_some() => {
@@ -152,6 +160,9 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
             (true, keys) => format!("[+] route {}: {keys} usable secret(s)\n", route.name),
         };
         checks.push_str(&line);
+        for fault in &route.unusable {
+            checks.push_str(&format!("[!] route {}: {fault}\n", route.name));
+        }
         if let Some(until) = route.observe_until().filter(|_| route.observes(now)) {
             checks.push_str(&format!(
                 "[!] route {}: only observes until {until}: what does not verify is forwarded\n",
@@ -166,6 +177,38 @@ fn readiness(gateway: &Gateway, stopping: bool, verbose: bool) -> Response<Full<
     }
     checks.push_str(&format!("{verdict}\n"));
     text(status, TEXT, checks)
+}
+
+/// Which certificates are shown, and until when.
+fn certificates(state: &ReloadState, now: UnixTime) -> String {
+    let mut text = String::new();
+    for (name, end) in &state.certificates {
+        let name = if name.is_empty() {
+            "all other names"
+        } else {
+            name
+        };
+        text.push_str(&match *end > now {
+            true => format!("[+] certificate for {name}: ends {end}\n"),
+            false => format!("[-] certificate for {name}: ended {end}; senders refuse it\n"),
+        });
+    }
+    text
+}
+
+/// Whether bodies that find no room in memory can go to disk.
+fn spool(gateway: &Gateway) -> String {
+    let bodies = &gateway.lasting.bodies;
+    let Some(folder) = bodies.spool_dir() else {
+        return String::new();
+    };
+    let folder = folder.display();
+    match bodies.spool_trouble() {
+        None => format!("[+] spool {folder}\n"),
+        Some(fault) => {
+            format!("[!] spool {folder}: {fault}; bodies that find no room in memory get 503\n")
+        }
+    }
 }
 
 /// Which configuration serves, and why no newer one does.

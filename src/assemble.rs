@@ -46,6 +46,13 @@ pub struct Finding {
 }
 
 impl Finding {
+    fn for_people(&self) -> String {
+        match &self.key {
+            Some(key) => format!("secret {key}: {}", self.text),
+            None => self.text.clone(),
+        }
+    }
+
     /// Writes it to the log.
     pub fn tell(&self) {
         let key = self.key.as_deref().unwrap_or_default();
@@ -106,12 +113,15 @@ pub fn snapshot(
     let earlier = previous.map(Previous::routes).unwrap_or_default();
     for (index, route_config) in config.routes.iter().enumerate() {
         let earlier = earlier.get(&*route_config.name).copied();
+        let found = findings.len();
         let mut route = Route::new(
             index,
             route_config,
             keys(route_config, &mut findings, &mut shared),
         );
         route.fetching = fetching(route_config, &mut findings);
+        let unusable = findings[found..].iter().filter(|finding| finding.unusable);
+        route.unusable = unusable.map(Finding::for_people).collect();
         if let Some((_, earlier, _)) = earlier {
             // Else a reload would give a flood its rate anew.
             route.challenges = earlier.challenges.clone();

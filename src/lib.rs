@@ -9,6 +9,7 @@ pub mod architecture {}
 #[cfg(test)]
 extern crate self as countersign;
 
+pub mod acme;
 pub mod admin;
 pub mod assemble;
 pub mod backoff;

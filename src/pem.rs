@@ -41,6 +41,11 @@ pub fn authorities(path: &Path) -> anyhow::Result<RootCertStore> {
 
 /// When a certificate ends, in seconds since 1970; `None` if it cannot be read.
 pub fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    Some(validity(certificate)?.1)
+}
+
+/// When a certificate begins and ends, in seconds since 1970; `None` if it cannot be read.
+pub fn validity(certificate: &CertificateDer<'_>) -> Option<(i64, i64)> {
     // Certificate { TBSCertificate { [0] version, serial, algorithm, issuer, Validity { from, to }, … } … }
     let (_, certificate, _) = element(certificate)?;
     let (_, mut fields, _) = element(certificate)?;
@@ -52,7 +57,12 @@ pub fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     }
     let (_, validity, _) = element(fields)?;
     let (_, _, to) = element(validity)?;
-    let (tag, time, _) = element(to)?;
+    Some((time(validity)?, time(to)?))
+}
+
+/// The time that a DER text begins with, in seconds since 1970.
+fn time(der: &[u8]) -> Option<i64> {
+    let (tag, time, _) = element(der)?;
     let time = std::str::from_utf8(time).ok()?;
     let time = match (tag, time.split_at_checked(2)?) {
         // UTCTime has two digits of the year: 1950 to 2049.

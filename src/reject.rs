@@ -460,14 +460,17 @@ pub struct Chain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut error = Some(self.0);
-        let mut first = true;
+        let mut text = self.0.to_string();
+        let mut said = text.clone();
+        f.write_str(&text)?;
+        let mut error = self.0.source();
         while let Some(this) = error {
-            if !first {
-                f.write_str(": ")?;
+            text = this.to_string();
+            // Some crates say the cause themselves, and name it as well.
+            if !said.ends_with(&text) {
+                write!(f, ": {text}")?;
+                said = text;
             }
-            write!(f, "{this}")?;
-            first = false;
             error = this.source();
         }
         Ok(())

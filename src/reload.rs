@@ -120,6 +120,14 @@ impl Seen {
         )
     }
 
+    /// The files that hold something else by now.
+    fn changed(&self, now: &Self) -> String {
+        let files = now.0.iter();
+        let files = files.filter(|(path, content)| self.0.get(*path) != Some(content));
+        let files: Vec<_> = files.map(|(path, _)| path.display().to_string()).collect();
+        files.join(" ")
+    }
+
     /// The first that cannot be read twice.
     fn pipe(&self) -> Option<&Path> {
         let mut files = self.0.iter();
@@ -283,7 +291,7 @@ impl Reloader {
                 () = stopping.cancelled() => return,
                 Some(()) = self.hangups.recv() => {
                     changed = None;
-                    self.reload("SIGHUP").await;
+                    self.reload("SIGHUP", None).await;
                     continue;
                 }
                 () = look => {}
@@ -299,14 +307,16 @@ impl Reloader {
                 self.tried = now;
             } else if changed.as_ref() == Some(&now) {
                 changed = None;
-                self.reload("file changed").await;
+                let files = self.tried.changed(&now);
+                self.reload("file changed", Some(files)).await;
             } else {
                 changed = Some(now);
             }
         }
     }
 
-    async fn reload(&mut self, cause: &'static str) {
+    /// `files` are those that changed, if that is the cause.
+    async fn reload(&mut self, cause: &'static str, files: Option<String>) {
         systemd::reloading();
         let (recipe, present) = (self.recipe.clone(), self.present.clone());
         let (gateway, control) = (self.gateway.clone(), self.control.clone());
@@ -317,10 +327,10 @@ impl Reloader {
             Err((reason, self.tried.again()))
         });
         match built {
-            Ok(next) => self.take(next, cause),
+            Ok(next) => self.take(next, cause, files.as_deref()),
             Err((reason, seen)) => {
                 self.tried = seen;
-                tracing::error!(cause, %reason, "reload failed, the old state serves on");
+                tracing::error!(cause, files, %reason, "reload failed, the old state serves on");
                 let reloads = &self.gateway.telemetry.metrics.reloads;
                 reloads.failed(reason, self.gateway.clock.now());
             }
@@ -329,7 +339,7 @@ impl Reloader {
     }
 
     /// Swaps it in.
-    fn take(&mut self, next: Box<Next>, cause: &'static str) {
+    fn take(&mut self, next: Box<Next>, cause: &'static str, files: Option<&str>) {
         let Next {
             loaded,
             seen,
@@ -351,7 +361,7 @@ impl Reloader {
             .reloads
             .succeeded(&loaded.hash, restart.clone(), self.gateway.clock.now());
         let routes = loaded.config.routes.len();
-        tracing::info!(cause, hash = loaded.hash, routes, "reloaded");
+        tracing::info!(cause, files, hash = loaded.hash, routes, "reloaded");
         for key in restart {
             tracing::warn!(key, "this key was changed, which needs a restart");
         }
@@ -406,7 +416,7 @@ fn build(
     }
     let loaded = match recipe.load(&mut seen) {
         Ok(loaded) => loaded,
-        Err(errors) => return Err(failed(errors.to_string(), seen)),
+        Err(errors) => return Err(failed(errors.without_warnings().to_string(), seen)),
     };
     if let Some(path) = seen.pipe() {
         return Err(failed(pipe(path), seen));

@@ -34,6 +34,8 @@ pub struct Route {
     pub keys: Vec<RouteKey>,
     /// How its keys are fetched; `None`: they are not, or what that takes could not be loaded.
     pub fetching: Option<Fetching>,
+    /// What cannot be used of its secrets, for people: which, why, and how to mend it.
+    pub unusable: Vec<String>,
     /// Largest body in bytes.
     pub body_bytes_max: u64,
     /// Status for every signature failure.
@@ -116,6 +118,7 @@ impl Route {
             name: config.name.clone(),
             keys,
             fetching: None,
+            unusable: Vec::new(),
             body_bytes_max: config.body_bytes_max,
             reject_status: config.reject_status,
             public_url: config.public_url.clone(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    acme::Certificates,
     body::{BodyStore, BodyStoreConfig},
     config::Config,
     fetch::Fetcher,
@@ -54,6 +55,8 @@ pub struct Lasting {
     pub replay: Arc<Guard>,
     /// How this process appears in `Via`.
     pub instance: Instance,
+    /// Certificates that are obtained: they are not asked for again.
+    pub certificates: Arc<Certificates>,
 }
 
 impl Lasting {
@@ -71,6 +74,7 @@ impl Lasting {
             }),
             replay: Arc::new(Guard::new(&config.replay, metrics.replay())?),
             instance: Instance::default(),
+            certificates: Arc::default(),
         })
     }
 }

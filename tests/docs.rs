@@ -280,9 +280,14 @@ fn only_the_forwarder_makes_streams_of_bodies() {
     }
     let want: BTreeSet<_> = ["forward.rs", "upstream/mod.rs"].map(str::to_owned).into();
     assert_eq!(found, want);
-    let want: BTreeSet<_> = ["cli/client.rs", "export.rs", "fetch/get.rs"]
-        .map(str::to_owned)
-        .into();
+    let want: BTreeSet<_> = [
+        "acme/directory.rs",
+        "cli/client.rs",
+        "export.rs",
+        "fetch/get.rs",
+    ]
+    .map(str::to_owned)
+    .into();
     assert_eq!(exchange, want);
 }
 

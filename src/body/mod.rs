@@ -9,9 +9,9 @@
 
 use std::{
     fmt, io, mem,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
     vec,
 };
@@ -64,7 +64,10 @@ pub struct BodyStoreConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Memory is full, and so is the spool, or there is none. It passes: the sender should try again.
-    #[error("no room for the body in memory or spool; see `body_memory` and `spool` in [limits]")]
+    #[error("{}", match source {
+        None => "no room for the body in memory or spool; see `body_memory` and `spool` in [limits]",
+        Some(_) => "no room for the body in memory, and the system has none in `limits.spool_dir`",
+    })]
     Full {
         /// What the system said, when it was the disk (or the number of open files) and not our own limit.
         source: Option<io::Error>,
@@ -98,6 +101,8 @@ struct Shared {
     stages: Arc<Pool>,
     spool: Arc<Pool>,
     spool_dir: Option<PathBuf>,
+    /// What the system said when a spool file last failed; none since one was written.
+    trouble: Mutex<Option<String>>,
     /// Plaintext bytes per record; a stage holds one record and its tag.
     record: u64,
 }
@@ -118,6 +123,7 @@ impl BodyStore {
             stages: Pool::new(stages),
             spool: Pool::new(config.spool),
             spool_dir,
+            trouble: Mutex::default(),
             record,
         }))
     }
@@ -156,6 +162,37 @@ impl BodyStore {
     /// Bytes in spool files now. Never above the configured `spool`.
     pub fn spool_bytes(&self) -> u64 {
         self.0.spool.held()
+    }
+
+    /// Where spool files are; `None`: nothing is ever spilled.
+    pub fn spool_dir(&self) -> Option<&Path> {
+        self.0.spool_dir.as_deref()
+    }
+
+    /// Why the last spool file failed, if none was written since.
+    pub fn spool_trouble(&self) -> Option<String> {
+        self.trouble().clone()
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        let trouble = self.0.trouble.lock();
+        trouble.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of how work on a spool file ended.
+    fn noted<T>(&self, worked: Result<T, StoreError>) -> Result<T, StoreError> {
+        match &worked {
+            Ok(_) => *self.trouble() = None,
+            Err(
+                StoreError::Spool(error)
+                | StoreError::Full {
+                    source: Some(error),
+                },
+            ) => *self.trouble() = Some(error.to_string()),
+            // Our own limit is no fault of the folder.
+            Err(StoreError::Full { source: None } | StoreError::Corrupt) => {}
+        }
+        worked
     }
 
     /// Bodies that hold a spool file now.
@@ -226,11 +263,17 @@ impl BodyWriter {
     /// Adds a piece for which memory has no room.
     async fn push_beyond(&mut self, piece: Bytes) -> Result<(), StoreError> {
         let spool = match mem::replace(&mut self.place, Place::Lost) {
-            Place::Memory => self.store.spill().await?,
+            Place::Memory => match self.store.spill().await {
+                Ok(spool) => spool,
+                failed @ Err(_) => self.store.noted(failed)?,
+            },
             Place::Spool(spool) => spool,
             Place::Lost => return Err(lost()),
         };
-        self.place = Place::Spool(spool.push(piece).await?);
+        self.place = Place::Spool(match spool.push(piece).await {
+            Ok(spool) => spool,
+            failed @ Err(_) => self.store.noted(failed)?,
+        });
         Ok(())
     }
 
@@ -253,7 +296,10 @@ impl BodyWriter {
         Ok(RawBody {
             spooled: match self.place {
                 Place::Memory => None,
-                Place::Spool(spool) => Some(Box::new(Box::pin(spool.finish()).await?)),
+                Place::Spool(spool) => {
+                    let finished = Box::pin(spool.finish()).await;
+                    Some(Box::new(self.store.noted(finished)?))
+                }
                 Place::Lost => return Err(lost()),
             },
             chunks: self.memory.chunks,

@@ -1,6 +1,6 @@
 //! `countersign check`: what start-up does, without serving.
 
-use std::{collections::BTreeMap, io::Write as _};
+use std::{collections::BTreeMap, io::Write as _, sync::Arc};
 
 use serde::Serialize;
 
@@ -9,6 +9,7 @@ use super::{
     serve::{RouteArgs, load},
 };
 use crate::{
+    acme::{self, Certificates},
     assemble::{self, Finding},
     clock::{Clock as _, SystemClock},
     config::{Config, Loaded, Place, Problem, RouteConfig, Setting, Severity},
@@ -102,7 +103,13 @@ fn inspect(loaded: Loaded, show_origin: bool) -> Result<Report, Failure> {
     } = loaded;
     let mut problems = warnings;
     if let Some(tls) = &config.server.tls {
-        match server_config(tls, None) {
+        let certificates = Arc::new(Certificates::default());
+        let kept = tls.acme.as_ref().map(acme::open).transpose();
+        let config = kept.and_then(|kept| {
+            certificates.configure(tls.acme.as_ref(), kept);
+            server_config(tls, None, &certificates)
+        });
+        match config {
             Ok(acceptor) => {
                 let faults = acceptor.faults(SystemClock.now()).into_iter();
                 problems.extend(faults.map(|fault| Problem {

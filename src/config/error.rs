@@ -170,6 +170,13 @@ impl ConfigErrors {
         Self { problems }
     }
 
+    /// Without the warnings: only what keeps it from being used.
+    pub fn without_warnings(mut self) -> Self {
+        self.problems
+            .retain(|problem| problem.severity == Severity::Error);
+        self
+    }
+
     /// What was found.
     pub fn problems(&self) -> &[Problem] {
         &self.problems

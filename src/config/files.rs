@@ -43,6 +43,14 @@ impl Tls {
         let mut files = Vec::new();
         self.certificates.iter().for_each(|one| one.add(&mut files));
         files.extend(self.client_ca.clone());
+        if let Some(acme) = &self.acme {
+            files.extend(acme.ca.clone());
+            files.extend(
+                acme.external_account
+                    .iter()
+                    .filter_map(|own| own.key.path()),
+            );
+        }
         files
     }
 }

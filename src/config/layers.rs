@@ -20,10 +20,12 @@ use super::{
 const PREFIX: &str = "COUNTERSIGN_";
 
 /// Keys whose value may be written as a TOML list in the environment.
-const LISTS: [&str; 3] = [
+const LISTS: [&str; 5] = [
     "server.listen",
     "server.trusted_proxies",
     "server.tls.certificates",
+    "server.tls.acme.domains",
+    "server.tls.acme.contact",
 ];
 
 /// Keys whose value is a number. All others are text, whatever they look like.
@@ -38,7 +40,11 @@ const NUMBERS: [&str; 4] = [
 const FRACTIONS: [&str; 1] = ["traces.ratio"];
 
 /// Keys whose value is `true` or `false`.
-const SWITCHES: [&str; 2] = ["server.reuse_port", "server.proxy_protocol"];
+const SWITCHES: [&str; 3] = [
+    "server.reuse_port",
+    "server.proxy_protocol",
+    "server.tls.acme.terms_agreed",
+];
 
 /// Which flag gives a key; the part of a route's key behind `route.0.` for those that make a route.
 const FLAGS: [(&str, &str); 17] = [

@@ -4,6 +4,7 @@
 //! to the other. Secrets do not pass through here: a route holds the *sources* of its secrets, and nothing here looks
 //! whether they can be read.
 
+mod acme;
 mod check;
 mod display;
 mod document;
@@ -211,6 +212,34 @@ pub struct Tls {
     pub certificates: Vec<CertificateFiles>,
     /// Certificates that clients must chain to; `None`: clients need none.
     pub client_ca: Option<PathBuf>,
+    /// A certificate that is obtained; `None`: `certificates` holds at least one.
+    pub acme: Option<AcmeConfig>,
+}
+
+/// `[server.tls.acme]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcmeConfig {
+    /// Where the authority's directory is: `https://`.
+    pub directory: String,
+    /// The names in the certificate. At least one.
+    pub domains: Vec<String>,
+    /// URLs under which the authority finds us.
+    pub contact: Vec<String>,
+    /// Folder for account, certificate and key.
+    pub cache: PathBuf,
+    /// PEM file of authorities that the directory's own certificate may come from, instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// An account that the authority knows by other means.
+    pub external_account: Option<ExternalAccount>,
+}
+
+/// What binds an account to one that the authority knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalAccount {
+    /// Its name there.
+    pub id: String,
+    /// Its key, in base64url.
+    pub key: SecretSource,
 }
 
 /// One certificate chain and its private key, both PEM.
@@ -356,6 +385,21 @@ pub enum RedisServers {
     Unix(PathBuf),
     /// Nodes of a cluster, which name the others. At least one.
     Cluster(Vec<(String, u16)>),
+    /// The server that Sentinels name as master.
+    Sentinel(RedisSentinel),
+}
+
+/// Sentinels, which choose the master of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisSentinel {
+    /// Where they are. At least one.
+    pub nodes: Vec<(String, u16)>,
+    /// What they call the master.
+    pub master: String,
+    /// Who logs in there; `None`: the default user.
+    pub user: Option<String>,
+    /// With what; `None`: nobody logs in.
+    pub password: Option<SecretSource>,
 }
 
 /// TLS towards a store.

@@ -125,6 +125,20 @@ pub(super) struct RawTls {
     pub(super) private_key: Option<String>,
     pub(super) certificates: Option<Vec<RawCertificate>>,
     pub(super) client_ca: Option<String>,
+    pub(super) acme: Option<RawAcme>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, expecting = "a table")]
+pub(super) struct RawAcme {
+    pub(super) directory: Option<String>,
+    pub(super) domains: Option<OneOrMany>,
+    pub(super) contact: Option<OneOrMany>,
+    pub(super) terms_agreed: Option<bool>,
+    pub(super) cache: Option<String>,
+    pub(super) ca: Option<String>,
+    pub(super) eab_key_id: Option<String>,
+    pub(super) eab_key: Option<RawSecretSource>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -223,6 +237,8 @@ pub(super) struct RawReplay {
     pub(super) timeout: Option<DurationText>,
     pub(super) user: Option<String>,
     pub(super) password: Option<RawSecretSource>,
+    pub(super) sentinel_user: Option<String>,
+    pub(super) sentinel_password: Option<RawSecretSource>,
     pub(super) key: Option<RawSecretSource>,
     pub(super) ca: Option<String>,
     pub(super) certificate: Option<String>,
@@ -435,6 +451,8 @@ pub fn known_keys() -> Vec<String> {
     add("server.", fields::<RawServer>());
     add("server.tls.", fields::<RawTls>());
     add("server.tls.certificates.", fields::<RawCertificate>());
+    add("server.tls.acme.", fields::<RawAcme>());
+    add("server.tls.acme.eab_key.", fields::<RawSecretSource>());
     add("limits.", fields::<RawLimits>());
     add("log.", fields::<RawLog>());
     add("route.", fields::<RawRoute>());
@@ -456,6 +474,7 @@ pub fn known_keys() -> Vec<String> {
     add("fetch.", fields::<RawFetch>());
     add("replay.", fields::<RawReplay>());
     add("replay.password.", fields::<RawSecretSource>());
+    add("replay.sentinel_password.", fields::<RawSecretSource>());
     add("replay.key.", fields::<RawSecretSource>());
     add("traces.", fields::<RawTraces>());
     add("traces.headers.", fields::<RawHeader>());

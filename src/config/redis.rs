@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{
-    RedisConfig, RedisServers, RedisTls,
+    RedisConfig, RedisSentinel, RedisServers, RedisTls,
     check::{Checker, Key},
     layers::Origin,
     raw::{RawReplay, RawSecretSource},
@@ -12,11 +12,13 @@ use super::{
 use crate::secret::SecretSource;
 
 /// Keys of `[replay]` that have a meaning only with such a store.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 10] = [
     "prefix",
     "timeout",
     "user",
     "password",
+    "sentinel_user",
+    "sentinel_password",
     "key",
     "ca",
     "certificate",
@@ -29,7 +31,11 @@ const PREFIX_BYTES_MAX: usize = 64;
 const DATABASE_MAX: u32 = 1023;
 
 const EXAMPLE: &str = "write \"memory\", or an address such as `redis://10.0.0.7:6379`, `rediss://redis.internal` with TLS, \
-     `unix:/run/redis/redis.sock` or `redis+cluster://10.0.0.7:6379,10.0.0.8:6379`";
+     `unix:/run/redis/redis.sock`, `redis+cluster://10.0.0.7:6379,10.0.0.8:6379` or \
+     `redis+sentinel://10.0.0.7:26379,10.0.0.8:26379/mymaster`";
+
+const SENTINEL_EXAMPLE: &str = "write the Sentinels and what they call the master, such as \
+     `redis+sentinel://10.0.0.7:26379,10.0.0.8:26379/mymaster`; behind another `/` the number of the database";
 
 /// What `store` says, before its certificates and logins are known.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,20 +81,16 @@ impl Checker<'_> {
         }
         let timeout = self.duration(&table.at("timeout"), raw.timeout.as_ref());
         let password = self.replay_secret(&table.at("password"), raw.password.as_ref());
-        let user = raw.user.clone();
-        if user.as_deref() == Some("") {
-            self.error(
-                &table.at("user"),
-                "`user` is empty",
-                "write the user's name, or remove this key",
-            );
-        } else if user.is_some() && !self.given(&table.at("password")) {
-            self.error(
-                &table.at("user"),
-                "a user without a password cannot log in",
-                "add `password = { file = \"…\" }`, with `env` or `credential` instead of `file`",
-            );
-        }
+        let user = self.replay_user(table, ("user", raw.user.as_deref()), "password");
+        let sentinel_password = self.replay_secret(
+            &table.at("sentinel_password"),
+            raw.sentinel_password.as_ref(),
+        );
+        let sentinel_user = self.replay_user(
+            table,
+            ("sentinel_user", raw.sentinel_user.as_deref()),
+            "sentinel_password",
+        );
         let id_key = self.replay_secret(&table.at("key"), raw.key.as_ref());
         if !self.given(&table.at("key")) && address.is_some() {
             self.warning(
@@ -120,20 +122,32 @@ impl Checker<'_> {
                 self.error(
                     &key,
                     format!("`{name}` has a meaning only with TLS"),
-                    "write `rediss://` or `rediss+cluster://` in `store`, or remove this key",
+                    "write `rediss://`, `rediss+cluster://` or `rediss+sentinel://` in `store`, or remove this key",
+                );
+            }
+        }
+        for name in ["sentinel_user", "sentinel_password"] {
+            let key = table.at(name);
+            if self.given(&key) && !matches!(servers, RedisServers::Sentinel(_)) {
+                self.error(
+                    &key,
+                    format!("`{name}` has a meaning only where Sentinels are asked for the master"),
+                    "write `redis+sentinel://` in `store`, or remove this key",
                 );
             }
         }
         let leaves = match &servers {
             RedisServers::One { host, .. } => !is_loopback(host),
-            RedisServers::Cluster(nodes) => nodes.iter().any(|(host, _)| !is_loopback(host)),
+            RedisServers::Cluster(nodes) | RedisServers::Sentinel(RedisSentinel { nodes, .. }) => {
+                nodes.iter().any(|(host, _)| !is_loopback(host))
+            }
             RedisServers::Unix(_) => false,
         };
         if leaves && !tls {
             self.warning(
                 &table.at("store"),
                 "the store is asked without TLS: whoever is on the way can answer in its place and read the password",
-                "write `rediss://` or `rediss+cluster://`, or make sure that nobody else is on that network",
+                "write `rediss://`, `rediss+cluster://` or `rediss+sentinel://`, or make sure that nobody else is on that network",
             );
         }
         if leaves && !self.given(&table.at("password")) && !shows {
@@ -148,6 +162,11 @@ impl Checker<'_> {
                 let path = path.to_str().unwrap_or_default();
                 RedisServers::Unix(self.path(&table.at("store"), Some(path))?)
             }
+            RedisServers::Sentinel(sentinels) => RedisServers::Sentinel(RedisSentinel {
+                user: sentinel_user,
+                password: sentinel_password,
+                ..sentinels
+            }),
             other @ (RedisServers::One { .. } | RedisServers::Cluster(_)) => other,
         };
         Some(RedisConfig {
@@ -177,6 +196,31 @@ impl Checker<'_> {
                 );
             }
         }
+    }
+
+    /// Who logs in, with the password under another key.
+    fn replay_user(
+        &mut self,
+        table: &Key,
+        (name, user): (&str, Option<&str>),
+        password: &str,
+    ) -> Option<String> {
+        if user == Some("") {
+            self.error(
+                &table.at(name),
+                format!("`{name}` is empty"),
+                "write the user's name, or remove this key",
+            );
+        } else if user.is_some() && !self.given(&table.at(password)) {
+            self.error(
+                &table.at(name),
+                "a user without a password cannot log in",
+                format!(
+                    "add `{password} = {{ file = \"…\" }}`, with `env` or `credential` instead of `file`"
+                ),
+            );
+        }
+        user.map(str::to_owned)
     }
 
     fn replay_secret(&mut self, key: &Key, raw: Option<&RawSecretSource>) -> Option<SecretSource> {
@@ -233,16 +277,15 @@ fn address(written: &str) -> Result<Address, (&'static str, &'static str)> {
     let Some((scheme, rest)) = lower.split_once("://") else {
         return Err(("this is not a store", EXAMPLE));
     };
-    let (tls, cluster) = match scheme {
-        "redis" | "valkey" => (false, false),
-        "rediss" | "valkeys" => (true, false),
-        "redis+cluster" | "valkey+cluster" => (false, true),
-        "rediss+cluster" | "valkeys+cluster" => (true, true),
+    let (tls, kind) = match scheme {
+        "redis" | "valkey" => (false, Kind::One),
+        "rediss" | "valkeys" => (true, Kind::One),
+        "redis+cluster" | "valkey+cluster" => (false, Kind::Cluster),
+        "rediss+cluster" | "valkeys+cluster" => (true, Kind::Cluster),
+        "redis+sentinel" | "valkey+sentinel" => (false, Kind::Sentinel),
+        "rediss+sentinel" | "valkeys+sentinel" => (true, Kind::Sentinel),
         _ if scheme.contains("sentinel") => {
-            return Err((
-                "the gateway does not ask Sentinel for the address of the master",
-                "write an address that follows the master: a virtual address, a service, or a proxy such as HAProxy",
-            ));
+            return Err(("this is not a store", SENTINEL_EXAMPLE));
         }
         _ => return Err(("this is not a store", EXAMPLE)),
     };
@@ -255,34 +298,69 @@ fn address(written: &str) -> Result<Address, (&'static str, &'static str)> {
     if rest.contains(['?', '#']) {
         return Err((
             "the address of a store has no query",
-            "write scheme, host, port and number of the database only; all else has keys of its own",
+            "write scheme, hosts, ports, the name of a master and the number of the database only; all else has keys of its own",
         ));
     }
-    let (authority, database) = match rest.split_once('/') {
-        None | Some((_, "")) => (rest.trim_end_matches('/'), 0),
-        Some(_) if cluster => {
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let nodes = |port| -> Option<Vec<_>> {
+        let nodes = authority.split(',');
+        nodes
+            .map(|node| split_authority(node.trim(), port))
+            .collect()
+    };
+    let no_host = ("this store has no valid host and port", EXAMPLE);
+    let (servers, database) = match kind {
+        Kind::One => {
+            let (host, port) = split_authority(authority, 6379).ok_or(no_host)?;
+            (RedisServers::One { host, port }, path)
+        }
+        Kind::Cluster if !path.is_empty() => {
             return Err((
                 "a cluster has no numbered databases",
                 "remove what stands behind `/`",
             ));
         }
-        Some((authority, number)) => (authority, database_of(number)?),
+        Kind::Cluster => (RedisServers::Cluster(nodes(6379).ok_or(no_host)?), path),
+        Kind::Sentinel => {
+            // Names of masters are told apart by case.
+            let path = &written[written.len() - path.len()..];
+            let (master, database) = path.split_once('/').unwrap_or((path, ""));
+            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+            if master.is_empty() || !master.bytes().all(is_name) {
+                return Err((
+                    "the name of the master is missing, or Sentinel would not take it",
+                    SENTINEL_EXAMPLE,
+                ));
+            }
+            let nodes = nodes(26379).ok_or((
+                "these Sentinels have no valid host and port",
+                SENTINEL_EXAMPLE,
+            ))?;
+            let sentinels = RedisSentinel {
+                nodes,
+                master: master.to_owned(),
+                user: None,
+                password: None,
+            };
+            (RedisServers::Sentinel(sentinels), database)
+        }
     };
-    let no_host = ("this store has no valid host and port", EXAMPLE);
-    let servers = if cluster {
-        let nodes = authority
-            .split(',')
-            .map(|node| split_authority(node.trim(), 6379));
-        RedisServers::Cluster(nodes.collect::<Option<_>>().ok_or(no_host)?)
-    } else {
-        let (host, port) = split_authority(authority, 6379).ok_or(no_host)?;
-        RedisServers::One { host, port }
+    let database = match database {
+        "" => 0,
+        digits => database_of(digits)?,
     };
     Ok(Address {
         servers,
         tls,
         database,
     })
+}
+
+/// What the scheme of an address leads to.
+enum Kind {
+    One,
+    Cluster,
+    Sentinel,
 }
 
 fn database_of(text: &str) -> Result<u32, (&'static str, &'static str)> {
@@ -313,15 +391,26 @@ mod tests {
 
     #[test]
     fn reads_addresses_of_stores() {
+        let owned = |nodes: &[(&str, u16)]| -> Vec<_> {
+            let nodes = nodes.iter();
+            nodes
+                .map(|(host, port)| ((*host).to_owned(), *port))
+                .collect()
+        };
         let cluster = |nodes: &[(&str, u16)], tls| Address {
-            servers: RedisServers::Cluster(
-                nodes
-                    .iter()
-                    .map(|(host, port)| ((*host).to_owned(), *port))
-                    .collect(),
-            ),
+            servers: RedisServers::Cluster(owned(nodes)),
             tls,
             database: 0,
+        };
+        let sentinel = |nodes: &[(&str, u16)], master: &str, tls, database| Address {
+            servers: RedisServers::Sentinel(RedisSentinel {
+                nodes: owned(nodes),
+                master: master.into(),
+                user: None,
+                password: None,
+            }),
+            tls,
+            database,
         };
         let unix = |path: &str, database| Address {
             servers: RedisServers::Unix(path.into()),
@@ -342,6 +431,14 @@ mod tests {
                 cluster(&[("a", 1), ("b", 6379)], false),
             ),
             ("rediss+cluster://a:1/", cluster(&[("a", 1)], true)),
+            (
+                "redis+sentinel://a, B:1/MyMaster",
+                sentinel(&[("a", 26379), ("b", 1)], "MyMaster", false, 0),
+            ),
+            (
+                "valkeys+sentinel://[::1]/m.1/3",
+                sentinel(&[("::1", 26379)], "m.1", true, 3),
+            ),
             (
                 "unix:/run/redis/Redis.sock",
                 unix("/run/redis/Redis.sock", 0),
@@ -373,7 +470,14 @@ mod tests {
             "redis://cache?password=hunter2",
             "redis+cluster://a,b/1",
             "redis+cluster://a,,b",
-            "redis+sentinel://a:26379/mymaster",
+            "redis+sentinel://a:26379",
+            "redis+sentinel://a:26379/",
+            "redis+sentinel:///mymaster",
+            "redis+sentinel://a,,b/mymaster",
+            "redis+sentinel://a/my master",
+            "redis+sentinel://a/mymaster/x",
+            "redis+sentinel://:hunter2@a/mymaster",
+            "sentinel://a/mymaster",
             "unix:",
             "unix:/run/redis.sock?db=",
         ] {

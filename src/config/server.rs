@@ -292,7 +292,7 @@ impl Checker<'_> {
                     "add `[[server.tls.certificates]]`, or leave `[server.tls]` out",
                 );
             }
-        } else {
+        } else if single || raw.acme.is_none() {
             certificates.extend(self.certificate(
                 table,
                 ("certificate", raw.certificate.as_deref()),
@@ -302,6 +302,7 @@ impl Checker<'_> {
         Tls {
             certificates,
             client_ca: self.path(&table.at("client_ca"), raw.client_ca.as_deref()),
+            acme: raw.acme.as_ref().and_then(|acme| self.acme(table, acme)),
         }
     }
 

@@ -78,6 +78,8 @@ fn fixtures_are_judged_in_exactly_these_words() {
             path.extension()
                 .is_some_and(|extension| extension == "toml")
         })
+        // In a binary without it there is nothing else to say of the table.
+        .filter(|path| cfg!(feature = "acme") || !path.to_string_lossy().contains("_acme"))
         .collect();
     names.sort();
     for path in names {

@@ -13,6 +13,8 @@
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
+mod sentinel;
 mod store;
 
 use std::{
@@ -35,7 +37,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 #[cfg(feature = "redis")]
-pub use self::redis::{Fault as RedisFault, Store as RedisStore};
+pub use self::redis::{Fault as RedisFault, Passwords as RedisPasswords, Store as RedisStore};
 pub use self::{
     memory::{ENTRY_BYTES_MAX, Store as MemoryStore},
     store::{Admission, Id, IdKey, Settlement, Store, StoreFault, Token},
@@ -53,7 +55,7 @@ use crate::{
 };
 
 #[cfg(feature = "redis")]
-use crate::secret::SecretSource;
+use crate::{config::RedisServers, secret::SecretSource};
 
 /// A verified request that may be forwarded now.
 ///
@@ -247,17 +249,23 @@ fn redis_store(
         anyhow::Ok(loaded.secret)
     };
     let password = config.password.as_ref();
-    let password = password.map(|source| read(source, "the password"));
+    let mut passwords = RedisPasswords {
+        servers: password
+            .map(|source| read(source, "the password"))
+            .transpose()?,
+        sentinels: None,
+    };
+    if let RedisServers::Sentinel(sentinels) = &config.servers {
+        let password = sentinels.password.as_ref();
+        passwords.sentinels = password
+            .map(|source| read(source, "the password for the Sentinels"))
+            .transpose()?;
+    }
     let key = match &config.key {
         Some(source) => Sha256::digest(read(source, "the key")?.expose()),
         None => Sha256::digest("countersign"),
     };
-    let store = RedisStore::new(
-        config,
-        password.transpose()?.as_ref(),
-        on_failure,
-        metrics.clone(),
-    )?;
+    let store = RedisStore::new(config, &passwords, on_failure, metrics.clone())?;
     Ok((Store::Redis(store), IdKey::new(&key.into())))
 }
 

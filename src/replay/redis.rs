@@ -9,6 +9,7 @@
 //!
 //! One connection carries all questions at once. A task of its own opens it, looks after it and opens it anew: [`Link`]. While there is
 //! none to be had, questions fail at once, and that task alone tries: after a pause that grows and is never the same on two instances.
+//! Where Sentinels choose the master, it asks them before it connects, and every few seconds whether it is still the same.
 
 use std::{
     path::Path,
@@ -39,10 +40,13 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tracing::{error, info};
 
-use super::store::{Admission, Id, Settlement, Token};
+use super::{
+    sentinel::{Address, Sentinels},
+    store::{Admission, Id, Settlement, Token},
+};
 use crate::{
     backoff::Pauses,
-    config::{OnStoreFailure, RedisConfig, RedisServers},
+    config::{OnStoreFailure, RedisConfig, RedisServers, RedisTls},
     reject::Chain,
     secret::Secret,
     telemetry::ReplayMetrics,
@@ -121,6 +125,21 @@ pub enum Fault {
     /// User or password are wrong, or one is wanted.
     #[error("the login was refused; see `user` and `password` under `[replay]`")]
     Login(#[source] RedisError),
+    /// The same at the Sentinels.
+    #[error("the login was refused; see `sentinel_user` and `sentinel_password` under `[replay]`")]
+    SentinelLogin(#[source] RedisError),
+    /// None of them said which server is master; the last one for this reason.
+    #[error("no Sentinel tells which server is master")]
+    Sentinel(#[source] Box<Fault>),
+    /// They answer, and do not know the name.
+    #[error("Sentinel knows no master `{0}`; see the name behind `/` in `store`")]
+    NoMaster(String),
+    /// The server that they name is none by its own account.
+    #[error("Sentinel names {0} as the master, which is a replica; a fail-over may be under way")]
+    Replica(String),
+    /// They name another server than the one that is connected.
+    #[error("Sentinel names another master, {0}")]
+    Moved(String),
     /// It answered with an error: out of memory, a command that the user may not use.
     #[error("it refused")]
     Refused(#[source] RedisError),
@@ -141,7 +160,10 @@ impl Fault {
             Self::Timeout(_) => "timeout",
             Self::Unreachable(_) => "unreachable",
             Self::Connection(_) => "connection",
-            Self::Login(_) => "login",
+            Self::Login(_) | Self::SentinelLogin(_) => "login",
+            Self::Sentinel(why) => why.kind(),
+            Self::NoMaster(_) | Self::Replica(_) => "no_master",
+            Self::Moved(_) => "moved",
             Self::Refused(_) => "refused",
             Self::Foreign => "foreign_value",
             Self::Random => "random",
@@ -217,6 +239,23 @@ enum Connection {
 enum Endpoint {
     One(Client),
     Cluster(ClusterClient),
+    /// To the server that the Sentinels name.
+    Master(Sentinels, Manner),
+}
+
+/// How to speak to a server, wherever it is.
+struct Manner {
+    login: RedisConnectionInfo,
+    tls: Option<TlsCertificates>,
+}
+
+/// Passwords of a store.
+#[derive(Debug, Default)]
+pub struct Passwords {
+    /// For the servers.
+    pub servers: Option<Secret>,
+    /// For the Sentinels that choose among them.
+    pub sentinels: Option<Secret>,
 }
 
 impl Store {
@@ -226,7 +265,7 @@ impl Store {
     /// If the files of certificates cannot be used.
     pub fn new(
         config: &RedisConfig,
-        password: Option<&Secret>,
+        passwords: &Passwords,
         on_failure: OnStoreFailure,
         metrics: ReplayMetrics,
     ) -> anyhow::Result<Self> {
@@ -235,7 +274,7 @@ impl Store {
         later.close();
         Ok(Self {
             shared: Arc::new(Shared {
-                endpoint: Endpoint::new(config, password)?,
+                endpoint: Endpoint::new(config, passwords)?,
                 prefix: config.prefix.clone().into_bytes(),
                 timeout: config.timeout,
                 admit: Script::new(ADMIT),
@@ -496,13 +535,16 @@ async fn tend(shared: Arc<Shared>) {
     for number in 0.. {
         let attempt = timeout(CONNECT_TIME_MAX, shared.endpoint.connect()).await;
         let fault = match attempt {
-            Ok(Ok(connection)) => {
+            Ok(Ok((connection, master))) => {
                 shared.unanswered.store(0, Ordering::Relaxed);
                 let mut link = shared.link.subscribe();
                 let probe = connection.clone();
                 shared.link.send_replace(Link::Open { number, connection });
                 shared.metrics.set_up(true);
-                info!("the replay store answers");
+                info!(
+                    master = master.as_ref().map(text),
+                    "the replay store answers"
+                );
                 told = "";
                 let opened = Instant::now();
                 loop {
@@ -510,7 +552,8 @@ async fn tend(shared: Arc<Shared>) {
                     if timeout(PROBE_EVERY, lost).await.is_ok() {
                         break;
                     }
-                    if let Err(fault) = ping(probe.clone()).await {
+                    let probed = shared.endpoint.probe(probe.clone(), master.as_ref());
+                    if let Err(fault) = probed.await {
                         shared.fault(fault.clone());
                         shared.lost(number, &fault, Link::Opening);
                     }
@@ -522,7 +565,7 @@ async fn tend(shared: Arc<Shared>) {
                 }
                 continue;
             }
-            Ok(Err(error)) => Fault::from(error),
+            Ok(Err(fault)) => fault,
             Err(_) => Fault::Timeout(CONNECT_TIME_MAX),
         };
         let fault = shared.fault(fault);
@@ -630,72 +673,23 @@ impl Connection {
 }
 
 impl Endpoint {
-    fn new(config: &RedisConfig, password: Option<&Secret>) -> anyhow::Result<Self> {
-        let tls = config.tls.as_ref().map(|tls| {
-            let read = |path: &Path| {
-                std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))
-            };
-            if let Some(path) = &tls.ca {
-                // Looked at here, so that the fault names the file.
-                crate::pem::authorities(path)?;
-            }
-            let client = tls.client_certificate.as_ref().map(|files| {
-                crate::pem::certificates(&files.certificate)?;
-                crate::pem::private_key(&files.private_key)?;
-                anyhow::Ok(ClientTlsConfig {
-                    client_cert: read(&files.certificate)?,
-                    client_key: read(&files.private_key)?,
-                })
-            });
-            anyhow::Ok(TlsCertificates {
-                client_tls: client.transpose()?,
-                root_cert: tls.ca.as_deref().map(read).transpose()?,
-            })
-        });
-        let tls = tls.transpose()?;
-        let mut login = RedisConnectionInfo::default()
-            .set_db(i64::from(config.database))
-            .set_lib_name("countersign", env!("CARGO_PKG_VERSION"));
-        if let Some(password) = password {
-            let password = std::str::from_utf8(password.expose())
-                .ok()
-                .context("the password of the replay store is not UTF-8")?;
-            login = login.set_password(password);
-        }
-        if let Some(user) = &config.user {
-            login = login.set_username(user);
-        }
-        let info = |address: ConnectionAddr| -> RedisResult<ConnectionInfo> {
-            let tcp = TcpSettings::default().set_nodelay(true);
-            let info = address.into_connection_info()?;
-            Ok(info.set_tcp_settings(tcp).set_redis_settings(login.clone()))
-        };
-        let host = |host: &str, port: u16| {
-            let host = host.to_owned();
-            if tls.is_some() {
-                ConnectionAddr::TcpTls {
-                    host,
-                    port,
-                    insecure: false,
-                    tls_params: None,
-                }
-            } else {
-                ConnectionAddr::Tcp(host, port)
-            }
-        };
-        let one = |address: ConnectionAddr| -> RedisResult<Self> {
-            let info = info(address)?;
-            let client = match &tls {
-                Some(tls) => Client::build_with_tls(info, tls.clone())?,
-                None => Client::open(info)?,
-            };
-            Ok(Self::One(client))
+    fn new(config: &RedisConfig, passwords: &Passwords) -> anyhow::Result<Self> {
+        let tls = config.tls.as_ref().map(certificates).transpose()?;
+        let servers = Manner {
+            login: login(config.user.as_deref(), passwords.servers.as_ref())
+                .context("the password of the replay store")?
+                .set_db(i64::from(config.database)),
+            tls: tls.clone(),
         };
         match &config.servers {
-            RedisServers::One { host: name, port } => one(host(name, *port)),
-            RedisServers::Unix(path) => one(ConnectionAddr::Unix(path.clone())),
+            RedisServers::One { host, port } => servers.client(host, *port).map(Self::One),
+            RedisServers::Unix(path) => servers
+                .client_of(ConnectionAddr::Unix(path.clone()))
+                .map(Self::One),
             RedisServers::Cluster(nodes) => {
-                let nodes = nodes.iter().map(|(name, port)| info(host(name, *port)));
+                let nodes = nodes
+                    .iter()
+                    .map(|(host, port)| servers.info(servers.address(host, *port)));
                 let mut builder = ClusterClient::builder(nodes.collect::<RedisResult<Vec<_>>>()?)
                     .tcp_settings(TcpSettings::default().set_nodelay(true))
                     .connection_timeout(CONNECT_TIME_MAX)
@@ -703,31 +697,158 @@ impl Endpoint {
                     .retries(3)
                     .min_retry_wait(10)
                     .max_retry_wait(100);
-                if let Some(tls) = &tls {
-                    builder = builder.certs(tls.clone());
+                if let Some(tls) = tls {
+                    builder = builder.certs(tls);
                 }
                 builder.build().map(Self::Cluster)
+            }
+            RedisServers::Sentinel(sentinels) => {
+                let manner = Manner {
+                    login: login(sentinels.user.as_deref(), passwords.sentinels.as_ref())
+                        .context("the password of the Sentinels")?,
+                    tls,
+                };
+                let clients = sentinels
+                    .nodes
+                    .iter()
+                    .map(|(host, port)| manner.client(host, *port))
+                    .collect::<RedisResult<_>>();
+                clients.map(|clients| {
+                    Self::Master(Sentinels::new(clients, sentinels.master.clone()), servers)
+                })
             }
         }
         .context("the connection to the replay store cannot be prepared")
     }
 
-    /// A connection that has answered once.
-    async fn connect(&self) -> RedisResult<Connection> {
-        let mut connection = match self {
-            Self::One(client) => {
-                let config = AsyncConnectionConfig::new()
-                    // Those who ask have a deadline of their own.
-                    .set_response_timeout(None)
-                    .set_connection_timeout(None)
-                    .set_pipeline_buffer_size(QUEUE);
-                let connection = client.get_multiplexed_async_connection_with_config(&config);
-                Connection::One(connection.await?)
+    /// A connection that has answered once, and whose it is if Sentinels chose it.
+    async fn connect(&self) -> Result<(Connection, Option<Address>), Fault> {
+        let one = async |client: &Client| {
+            let config = AsyncConnectionConfig::new()
+                // Those who ask have a deadline of their own.
+                .set_response_timeout(None)
+                .set_connection_timeout(None)
+                .set_pipeline_buffer_size(QUEUE);
+            let connection = client.get_multiplexed_async_connection_with_config(&config);
+            connection.await.map(Connection::One)
+        };
+        let (mut connection, master) = match self {
+            Self::One(client) => (one(client).await?, None),
+            Self::Cluster(client) => {
+                let connection = client.get_async_connection().await?;
+                (Connection::Cluster(connection), None)
             }
-            Self::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
+            Self::Master(sentinels, servers) => {
+                let master = sentinels.master().await?;
+                let client = servers.client(&master.0, master.1)?;
+                (one(&client).await?, Some(master))
+            }
         };
         // A store that is still loading its data says so here.
         connection.send(&redis::cmd("PING")).await?;
-        Ok(connection)
+        if let Some(master) = &master {
+            // They can be wrong, and for a moment all of them are. A replica may take writes, and forgets them.
+            let role = connection.send(&redis::cmd("ROLE")).await?;
+            let is_master = matches!(&role, Value::Array(parts)
+                if matches!(parts.first(), Some(Value::BulkString(word)) if word == b"master"));
+            if !is_master {
+                return Err(Fault::Replica(text(master)));
+            }
+        }
+        Ok((connection, master))
+    }
+
+    /// Whether an open connection answers, and still leads to where it should.
+    async fn probe(&self, connection: Connection, master: Option<&Address>) -> Result<(), Fault> {
+        ping(connection).await?;
+        let Self::Master(sentinels, _) = self else {
+            return Ok(());
+        };
+        match sentinels.master().await {
+            // A server that was cut off goes on as if it were master, and Sentinel lets one go on for a while after a fail-over.
+            Ok(named) if Some(&named) != master => Err(Fault::Moved(text(&named))),
+            // The master is enough as long as it answers.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+}
+
+impl Manner {
+    fn address(&self, host: &str, port: u16) -> ConnectionAddr {
+        let host = host.to_owned();
+        match self.tls {
+            Some(_) => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            },
+            None => ConnectionAddr::Tcp(host, port),
+        }
+    }
+
+    fn info(&self, address: ConnectionAddr) -> RedisResult<ConnectionInfo> {
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info = address.into_connection_info()?;
+        Ok(info
+            .set_tcp_settings(tcp)
+            .set_redis_settings(self.login.clone()))
+    }
+
+    fn client(&self, host: &str, port: u16) -> RedisResult<Client> {
+        self.client_of(self.address(host, port))
+    }
+
+    fn client_of(&self, address: ConnectionAddr) -> RedisResult<Client> {
+        let info = self.info(address)?;
+        match &self.tls {
+            Some(tls) => Client::build_with_tls(info, tls.clone()),
+            None => Client::open(info),
+        }
+    }
+}
+
+fn login(user: Option<&str>, password: Option<&Secret>) -> anyhow::Result<RedisConnectionInfo> {
+    let mut login =
+        RedisConnectionInfo::default().set_lib_name("countersign", env!("CARGO_PKG_VERSION"));
+    if let Some(password) = password {
+        let password = std::str::from_utf8(password.expose())
+            .ok()
+            .context("is not UTF-8")?;
+        login = login.set_password(password);
+    }
+    if let Some(user) = user {
+        login = login.set_username(user);
+    }
+    Ok(login)
+}
+
+fn certificates(tls: &RedisTls) -> anyhow::Result<TlsCertificates> {
+    let read = |path: &Path| {
+        std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))
+    };
+    if let Some(path) = &tls.ca {
+        // Looked at here, so that the fault names the file.
+        crate::pem::authorities(path)?;
+    }
+    let client = tls.client_certificate.as_ref().map(|files| {
+        crate::pem::certificates(&files.certificate)?;
+        crate::pem::private_key(&files.private_key)?;
+        anyhow::Ok(ClientTlsConfig {
+            client_cert: read(&files.certificate)?,
+            client_key: read(&files.private_key)?,
+        })
+    });
+    Ok(TlsCertificates {
+        client_tls: client.transpose()?,
+        root_cert: tls.ca.as_deref().map(read).transpose()?,
+    })
+}
+
+/// An address as text, IPv6 in brackets.
+fn text((host, port): &Address) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
     }
 }

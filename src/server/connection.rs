@@ -33,6 +33,7 @@ use super::{
     transport::{Activity, ActivityLimits, Busy, Transport},
 };
 use crate::{
+    acme,
     config::Limits,
     listen::Wire,
     pipeline::{self, Gateway},
@@ -237,9 +238,14 @@ async fn speak(
         let http2 = transport.speaks_http2().await?;
         return Ok((transport, http2, None));
     };
-    let stream = acceptor.accept(wire).await.inspect_err(|_| {
+    let mut stream = acceptor.accept(wire).await.inspect_err(|_| {
         service.metrics().handshake_errors.inc();
     })?;
+    if stream.get_ref().1.alpn_protocol() == Some(acme::PROTOCOL) {
+        // The authority has seen what it wanted to see.
+        stream.shutdown().await?;
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
     let session = stream.get_ref().1;
     let http2 = session.alpn_protocol() == Some(b"h2");
     let leaf = session.peer_certificates().and_then(|chain| chain.first());

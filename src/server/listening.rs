@@ -19,7 +19,7 @@ use super::{
     tls::{Acceptor, server_config},
 };
 use crate::{
-    admin,
+    acme, admin,
     config::{self, Config, ListenAddr, Tls},
     listen::{Listener, Passed},
     pipeline::Gateway,
@@ -88,6 +88,7 @@ struct Certificates {
 pub struct Prepared {
     setup: Setup,
     tls: Option<Certificates>,
+    kept: Option<acme::Kept>,
     drain: Duration,
     opened: Vec<(ListenAddr, Listener)>,
     listen: Vec<ListenAddr>,
@@ -119,8 +120,13 @@ impl Control {
         let server = &config.server;
         let tls = match &server.tls {
             None => None,
-            Some(tls) => Some(certificates_of(tls, certificates, unchanged)?),
+            Some(tls) => {
+                let obtained = &shared.gateway.lasting.certificates;
+                Some(certificates_of(tls, certificates, unchanged, obtained)?)
+            }
         };
+        let wanted = server.tls.as_ref().and_then(|tls| tls.acme.as_ref());
+        let kept = wanted.map(acme::open).transpose()?;
         let open = |at: &ListenAddr| {
             Listener::open(at, &shared.passed, server.reuse_port)
                 .with_context(|| format!("cannot listen on {at}"))
@@ -147,6 +153,7 @@ impl Control {
                 proxy_protocol: server.proxy_protocol,
             },
             tls,
+            kept,
             drain: server.drain,
             opened,
             listen: server.listen.clone(),
@@ -166,14 +173,15 @@ impl Control {
         shared.setup.store(Arc::new(prepared.setup));
         listening.tls = prepared.tls;
         listening.drain = prepared.drain;
-        let expiries = listening.tls.as_ref().map(|tls| &*tls.acceptor.expiries);
+        let wanted = listening.tls.as_ref().and_then(|tls| tls.of.acme.as_ref());
+        let obtained = &shared.gateway.lasting.certificates;
+        obtained.configure(wanted, prepared.kept);
         if let Some(tls) = &listening.tls {
             for fault in tls.acceptor.faults(shared.gateway.clock.now()) {
                 tracing::warn!("{fault}");
             }
         }
-        let reloads = &shared.gateway.telemetry.metrics.reloads;
-        reloads.certificates(expiries.unwrap_or_default());
+        shared.tell_expiries(&listening);
         let running = listening.state == State::Running;
         let mut wanted = prepared.listen.clone();
         let mut kept = Vec::new();
@@ -275,6 +283,31 @@ impl Shared {
         }
     }
 
+    fn tell_expiries(&self, listening: &Listening) {
+        let expiries = listening.tls.as_ref().map(|tls| tls.acceptor.expiries());
+        let reloads = &self.gateway.telemetry.metrics.reloads;
+        reloads.certificates(&expiries.unwrap_or_default());
+    }
+
+    /// Obtains certificates, if the configuration wants any, and renews them. Never ends.
+    pub(super) async fn keep_certificates(&self) {
+        #[cfg(feature = "acme")]
+        {
+            let Gateway {
+                lasting,
+                clock,
+                telemetry,
+                ..
+            } = &*self.gateway;
+            let reloads = &telemetry.metrics.reloads;
+            acme::keep(&lasting.certificates, &**clock, reloads, || {
+                self.tell_expiries(&self.listening());
+            })
+            .await;
+        }
+        std::future::pending().await
+    }
+
     /// Begins to accept.
     pub(super) fn start(&self) {
         let mut listening = self.listening();
@@ -371,6 +404,7 @@ fn certificates_of(
     tls: &Tls,
     present: Option<Certificates>,
     unchanged: &dyn Fn(&Path) -> bool,
+    obtained: &Arc<acme::Certificates>,
 ) -> anyhow::Result<Certificates> {
     let all = |files: Vec<PathBuf>| files.iter().all(|file| unchanged(file));
     if let Some(present) = &present
@@ -385,6 +419,6 @@ fn certificates_of(
     let tickets = same_clients.map(|present| present.acceptor.config.ticketer.clone());
     Ok(Certificates {
         of: tls.clone(),
-        acceptor: Arc::new(server_config(tls, tickets)?),
+        acceptor: Arc::new(server_config(tls, tickets, obtained)?),
     })
 }

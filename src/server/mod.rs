@@ -78,6 +78,7 @@ impl Server {
         tokio::select! {
             () = shared.stopping.cancelled() => {}
             () = trim::after_peaks(&shared.gateway) => {}
+            () = shared.keep_certificates() => {}
         }
         let (admin, drain) = shared.stop();
         shared.accepting.close();

@@ -9,20 +9,30 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::{clock::UnixTime, config::Tls, pem};
+use crate::{
+    acme::{self, Certificates, Held},
+    clock::UnixTime,
+    config::Tls,
+    pem,
+};
 
 /// The acceptor's configuration, with what is told of its certificates.
 pub struct Acceptor {
     /// For rustls.
     pub config: Arc<ServerConfig>,
-    /// The end of the certificate that is shown for a name; empty: for senders that name no host, or an unknown one.
-    pub expiries: Vec<(String, UnixTime)>,
+    shown: Arc<ByName>,
 }
 
 impl Acceptor {
+    /// The end of the certificate that is shown for a name; empty: for senders that name no host, or an unknown one.
+    pub fn expiries(&self) -> Vec<(String, UnixTime)> {
+        self.shown.expiries()
+    }
+
     /// What to say of each certificate that is over.
     pub fn faults(&self, now: UnixTime) -> Vec<String> {
-        let over = self.expiries.iter().filter(|(_, end)| *end <= now);
+        let expiries = self.expiries();
+        let over = expiries.iter().filter(|(_, end)| *end <= now);
         over.map(|(name, end)| match name.as_str() {
             "" => format!("the first certificate ended at {end}; senders refuse it"),
             name => format!("the certificate for {name} ended at {end}; senders refuse it"),
@@ -39,9 +49,10 @@ impl Acceptor {
 pub fn server_config(
     tls: &Tls,
     tickets: Option<Arc<dyn ProducesTickets>>,
+    obtained: &Arc<Certificates>,
 ) -> anyhow::Result<Acceptor> {
-    let resolver = Arc::new(ByName::load(tls)?);
-    let expiries = resolver.expiries();
+    let obtained = tls.acme.is_some().then(|| obtained.clone());
+    let shown = Arc::new(ByName::load(tls, obtained)?);
     let builder = ServerConfig::builder();
     let builder = match &tls.client_ca {
         None => builder.with_no_client_auth(),
@@ -52,8 +63,11 @@ pub fn server_config(
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_cert_resolver(resolver);
+    let mut config = builder.with_cert_resolver(shown.clone());
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    if tls.acme.is_some() {
+        config.alpn_protocols.push(acme::PROTOCOL.to_vec());
+    }
     // Every suite here is strong; that one of several is chosen here, not by the sender, is what scanners look for.
     config.ignore_client_order = true;
     // Sessions resume without state here: memory does not grow with the number of senders.
@@ -64,7 +78,7 @@ pub fn server_config(
     };
     Ok(Acceptor {
         config: Arc::new(config),
-        expiries,
+        shown,
     })
 }
 
@@ -72,12 +86,13 @@ pub fn server_config(
 #[derive(Debug)]
 struct ByName {
     names: HashMap<String, Arc<CertifiedKey>>,
-    /// For senders that name no host, or one that no certificate has.
-    first: Arc<CertifiedKey>,
+    /// For senders that name no host, or one that no certificate has. Where no file holds one, what was obtained.
+    first: Option<Arc<CertifiedKey>>,
+    obtained: Option<Arc<Certificates>>,
 }
 
 impl ByName {
-    fn load(tls: &Tls) -> anyhow::Result<Self> {
+    fn load(tls: &Tls, obtained: Option<Arc<Certificates>>) -> anyhow::Result<Self> {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let mut names = HashMap::new();
         let mut first = None;
@@ -108,32 +123,63 @@ impl ByName {
             }
             first.get_or_insert(key);
         }
+        if first.is_none() && obtained.is_none() {
+            bail!("server.tls names no certificate");
+        }
         Ok(Self {
             names,
-            first: first.context("server.tls names no certificate")?,
+            first,
+            obtained,
         })
     }
 
     fn expiries(&self) -> Vec<(String, UnixTime)> {
         let named = self.names.iter().map(|(name, key)| (name.clone(), key));
-        let all = named.chain([(String::new(), &self.first)]);
-        all.filter_map(|(name, key)| {
-            let end = pem::not_after(key.cert.first()?)?;
-            Some((name, UnixTime::from_secs(end)))
-        })
-        .collect()
+        let first = self.first.iter().map(|first| (String::new(), first));
+        let mut expiries: Vec<_> = named
+            .chain(first)
+            .filter_map(|(name, key)| {
+                let end = pem::not_after(key.cert.first()?)?;
+                Some((name, UnixTime::from_secs(end)))
+            })
+            .collect();
+        if let Some(held) = self.held() {
+            let others = held.names.iter().cloned();
+            let others = others.filter(|name| !self.names.contains_key(name));
+            let first = self.first.is_none().then(String::new);
+            expiries.extend(others.chain(first).map(|name| (name, held.until)));
+        }
+        expiries
+    }
+
+    fn held(&self) -> Option<Arc<Held>> {
+        self.obtained.as_ref()?.held()
     }
 }
 
 impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if let Some(obtained) = &self.obtained
+            && let Some(mut protocols) = hello.alpn()
+            && protocols.next() == Some(acme::PROTOCOL)
+            && protocols.next().is_none()
+        {
+            return obtained.proof(hello.server_name()?);
+        }
         let by_name = hello.server_name().and_then(|name| {
             let name = name.to_ascii_lowercase();
-            self.names.get(&name).or_else(|| {
+            let exact = self.names.get(&name).cloned();
+            let held = || {
+                let held = self.held()?;
+                held.names.contains(&name).then(|| held.key.clone())
+            };
+            let wildcard = || {
                 let (_, parent) = name.split_once('.')?;
-                self.names.get(&format!("*.{parent}"))
-            })
+                self.names.get(&format!("*.{parent}")).cloned()
+            };
+            exact.or_else(held).or_else(wildcard)
         });
-        Some(by_name.unwrap_or(&self.first).clone())
+        let any = || Some(self.held()?.key.clone());
+        by_name.or_else(|| self.first.clone()).or_else(any)
     }
 }

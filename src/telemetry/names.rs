@@ -138,4 +138,8 @@ pub(super) const CERTIFICATE_EXPIRY: Name = (
     "countersign_tls_certificate_expiry_timestamp",
     "When the certificate for a server name ends; name empty: for senders that name no host, or an unknown one",
 );
+pub(super) const ACME_ORDERS: Name = (
+    "countersign_acme_orders",
+    "Attempts to obtain a certificate from the authority, by result",
+);
 pub(super) const BUILD_INFO: Name = ("countersign_build", "Version of the program");

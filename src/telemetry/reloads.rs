@@ -34,6 +34,7 @@ pub struct Reloads {
     success_at: Gauge,
     info: Family<ConfigLabel, Gauge>,
     expiry: Family<NameLabel, Gauge>,
+    orders: Family<ResultLabel, Counter>,
     state: Mutex<State>,
 }
 
@@ -48,6 +49,8 @@ pub struct State {
     pub failure: Option<Failure>,
     /// Keys whose new value waits for a restart.
     pub restart: Vec<&'static str>,
+    /// The certificates that are shown: for which name, empty for all others, and when each ends.
+    pub certificates: Vec<(String, UnixTime)>,
 }
 
 /// A reload that was refused.
@@ -71,6 +74,8 @@ impl Reloads {
         registry.register(name, help, self.info.clone());
         let (name, help) = names::CERTIFICATE_EXPIRY;
         registry.register_with_unit(name, help, Unit::Seconds, self.expiry.clone());
+        let (name, help) = names::ACME_ORDERS;
+        registry.register(name, help, self.orders.clone());
     }
 
     /// A configuration began to serve.
@@ -94,6 +99,7 @@ impl Reloads {
             loaded_at: Some(now),
             failure: None,
             restart,
+            certificates: std::mem::take(&mut state.certificates),
         };
     }
 
@@ -109,11 +115,19 @@ impl Reloads {
     /// These certificates serve from now on: for which name, and the end of their validity.
     pub fn certificates(&self, expiries: &[(String, UnixTime)]) {
         self.expiry.clear();
+        let mut sorted = expiries.to_vec();
+        sorted.sort();
+        self.state().certificates = sorted;
         for (name, end) in expiries {
             self.expiry
                 .get_or_create(&NameLabel { sni: name.clone() })
                 .set(end.secs());
         }
+    }
+
+    /// An attempt to obtain a certificate ended.
+    pub fn certificate_order(&self, result: &'static str) {
+        self.orders.get_or_create(&ResultLabel { result }).inc();
     }
 
     fn count(&self, result: &'static str) {

@@ -5,6 +5,8 @@
     reason = "a test that cannot go on fails where it stands"
 )]
 
+#[cfg(feature = "acme")]
+mod acme;
 mod carevalidate;
 mod conformance;
 mod drain;
@@ -29,6 +31,8 @@ mod receivers;
 #[cfg(feature = "redis")]
 mod redis_guard;
 #[cfg(feature = "redis")]
+mod redis_sentinel;
+#[cfg(feature = "redis")]
 mod redis_store;
 mod reload;
 mod replay;
@@ -39,4 +43,5 @@ mod throttle;
 mod tls;
 #[cfg(feature = "otlp")]
 mod traces;
+mod trials;
 mod upstreams;

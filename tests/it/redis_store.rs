@@ -7,7 +7,9 @@ use std::{
 
 use countersign::{
     config::{OnStoreFailure, RedisConfig, RedisServers, RedisTls},
-    replay::{Admission, Id, RedisFault as Fault, RedisStore as Store, Settlement, Token},
+    replay::{
+        Admission, Id, RedisFault as Fault, RedisPasswords, RedisStore as Store, Settlement, Token,
+    },
     secret::{Secret, SecretSource},
     telemetry::Metrics,
 };
@@ -63,9 +65,13 @@ fn store(config: &RedisConfig) -> Store {
 fn store_with(config: &RedisConfig, password: Option<&str>) -> Store {
     // As the command does: whoever asks rustls for a provider gets this one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let password = password.map(|word| Secret::new(word.as_bytes().to_vec()).unwrap());
+    let secret = |word: &str| Secret::new(word.as_bytes().to_vec()).unwrap();
+    let passwords = RedisPasswords {
+        servers: password.map(secret),
+        ..RedisPasswords::default()
+    };
     let metrics = Metrics::default().replay();
-    Store::new(config, password.as_ref(), OnStoreFailure::Reject, metrics).unwrap()
+    Store::new(config, &passwords, OnStoreFailure::Reject, metrics).unwrap()
 }
 
 fn id(number: u8) -> Id {

@@ -56,6 +56,13 @@ impl RedisServer {
         panic!("no free port");
     }
 
+    /// A Sentinel, which watches nothing yet, on such a port; `options` as for the others.
+    pub(crate) fn sentinel(options: &[&str]) -> (Self, u16) {
+        // It keeps what it knows in that file.
+        let own = ["$DIR/sentinel.conf", "--sentinel", "--bind", "127.0.0.1"];
+        Self::on_port(&[&own[..], options].concat())
+    }
+
     fn start_with(options: &[&str]) -> Self {
         Self::try_start(options).expect("a server that starts")
     }
@@ -65,6 +72,7 @@ impl RedisServer {
         #[expect(clippy::disallowed_methods, reason = "whoever runs the tests chooses")]
         let program = std::env::var(PROGRAM).unwrap_or_else(|_| "redis-server".into());
         let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("sentinel.conf"), "").unwrap();
         let path = folder.path().to_str().unwrap();
         let options = options.iter().map(|option| option.replace("$DIR", path));
         let options: Vec<_> = options.collect();
@@ -164,10 +172,10 @@ impl Drop for RedisServer {
 /// Starts it and waits until it takes connections; `None` if it ends instead.
 fn spawn(program: &str, folder: &Path, options: &[String]) -> Option<Child> {
     let mut child = Command::new(program)
+        .args(options)
         .args(["--unixsocket", "redis.sock", "--dir"])
         .arg(folder)
         .args(["--logfile", "", "--daemonize", "no"])
-        .args(options)
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -175,10 +183,11 @@ fn spawn(program: &str, folder: &Path, options: &[String]) -> Option<Child> {
         .spawn()
         .unwrap_or_else(|error| panic!("{program}, which the tests need: {error}"));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    // On its socket it waits last.
+    // On its socket it waits last; a Sentinel listens before it tells its name.
     let ready = lines.by_ref().map_while(Result::ok).any(|line| {
-        line.contains("eady to accept connections")
-            && (line.contains("redis.sock") || line.contains("unix"))
+        line.contains("Sentinel ID is")
+            || line.contains("eady to accept connections")
+                && (line.contains("redis.sock") || line.contains("unix"))
     });
     if !ready {
         let _ = child.kill();

@@ -20,6 +20,8 @@ pub(crate) mod http2;
 pub(crate) mod inside;
 pub(crate) mod key_server;
 pub(crate) mod logs;
+#[cfg(feature = "acme")]
+pub(crate) mod pebble;
 pub(crate) mod recorded;
 pub(crate) mod recorder;
 #[path = "../../shared/redis_server.rs"]
