@@ -21,9 +21,9 @@ pub async fn the_way(
     let Ok(Decision::Admitted(admitted)) = replay::admit(verified, guard).await else {
         return false;
     };
-    let (outbound, lease) = forward::outbound(admitted, upstreams, identity);
+    let (outbound, lease) = forward::outbound(admitted, upstreams, identity, None);
     let outcome = match lease {
-        Lease::NotRequired | Lease::Unguarded => outbound.send().await,
+        Lease::NotRequired | Lease::Unguarded => forward::answered(outbound.send().await),
         Lease::Held(held) => held.settle_after(outbound.send_detached()).await,
     };
     outcome.is_ok()

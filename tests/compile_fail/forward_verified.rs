@@ -8,5 +8,5 @@ pub fn forward_verified(
     upstreams: &[Arc<Upstream>],
     identity: &forward::Identity,
 ) {
-    let _ = forward::outbound(request, upstreams, identity);
+    let _ = forward::outbound(request, upstreams, identity, None);
 }
