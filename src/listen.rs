@@ -10,12 +10,13 @@ use std::{
     },
     path::{Path, PathBuf},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use rustix::net::{RecvFlags, recv};
 use socket2::{Domain, Protocol, Type};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
@@ -286,6 +287,33 @@ impl Wire {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream),
             Self::Unix(stream) => Pin::new(stream),
+        }
+    }
+}
+
+impl Wire {
+    /// Throws away some of what has come: how many bytes; 0 at the end of the stream.
+    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut waste = [0; 64 * 1024];
+        match self {
+            Self::Tcp(stream) => loop {
+                ready!(stream.poll_read_ready(cx))?;
+                // For TCP the system copies nothing then (tcp(7)).
+                let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
+                let thrown = stream.try_io(Interest::READABLE, || {
+                    let (_, bytes) = recv(&*stream, &mut waste[..], flags)?;
+                    Ok(bytes)
+                });
+                match thrown {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    thrown => return Poll::Ready(thrown),
+                }
+            },
+            Self::Unix(stream) => {
+                let mut buf = ReadBuf::new(&mut waste);
+                ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+                Poll::Ready(Ok(buf.filled().len()))
+            }
         }
     }
 }

@@ -25,6 +25,10 @@ use crate::listen::{Duplex, Wire};
 const LINGER_BYTES_MAX: usize = 4 << 20;
 const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
 
+/// Pause between two looks at what has come meanwhile. Most senders read the answer, stop and close within the first; what they sent
+/// until then costs one look instead of one for each packet.
+const LINGER_PAUSE: Duration = Duration::from_millis(20);
+
 /// Whether the connection is at work, for the timer that watches over it.
 pub(super) struct Activity {
     began: Instant,
@@ -192,7 +196,10 @@ enum Stream {
 
 struct Linger {
     bytes: usize,
-    end: Pin<Box<Sleep>>,
+    end: Instant,
+    timer: Pin<Box<Sleep>>,
+    /// The timer runs until the next look, not until the end.
+    pausing: bool,
 }
 
 impl Transport {
@@ -328,7 +335,9 @@ impl AsyncWrite for Transport {
             ready!(self.as_mut().stream().poll_shutdown(cx))?;
             self.lingering = Some(Linger {
                 bytes: 0,
-                end: Box::pin(sleep(LINGER_TIME_MAX)),
+                end: Instant::now() + LINGER_TIME_MAX,
+                timer: Box::pin(sleep(LINGER_TIME_MAX)),
+                pausing: false,
             });
         }
         let Self {
@@ -344,20 +353,27 @@ impl AsyncWrite for Transport {
             Stream::Plain(wire) => wire,
             Stream::Tls(stream) => stream.get_mut().0,
         };
-        let mut waste = [0; 16 * 1024];
-        while linger.bytes < LINGER_BYTES_MAX {
-            let mut buf = ReadBuf::new(&mut waste);
-            match Pin::new(&mut *wire).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    linger.bytes += buf.filled().len()
-                }
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => {
-                    ready!(linger.end.as_mut().poll(cx));
-                    return Poll::Ready(Ok(()));
+        loop {
+            if linger.pausing {
+                ready!(linger.timer.as_mut().poll(cx));
+                linger.timer.as_mut().reset(linger.end);
+                linger.pausing = false;
+            }
+            let before = linger.bytes;
+            while let Poll::Ready(thrown) = wire.poll_discard(cx) {
+                match thrown {
+                    Ok(1..) if linger.bytes >= LINGER_BYTES_MAX => return Poll::Ready(Ok(())),
+                    Ok(bytes @ 1..) => linger.bytes += bytes,
+                    Ok(0) | Err(_) => return Poll::Ready(Ok(())),
                 }
             }
+            let next = Instant::now() + LINGER_PAUSE;
+            if linger.bytes == before || next >= linger.end {
+                ready!(linger.timer.as_mut().poll(cx));
+                return Poll::Ready(Ok(()));
+            }
+            linger.timer.as_mut().reset(next);
+            linger.pausing = true;
         }
-        Poll::Ready(Ok(()))
     }
 }
