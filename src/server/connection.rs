@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// How far hyper reads ahead on HTTP/1.1: memory that each connection may hold beside the body budget.
-const READ_BUFFER_BYTES_MAX: usize = 64 * 1024;
+const READ_BUFFER_BYTES_MAX: usize = 128 * 1024;
 
 /// hyper refuses heads beyond this multiple of the limit by itself, without a body to its answer.
 const HEAD_SLACK: u32 = 2;

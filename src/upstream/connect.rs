@@ -19,9 +19,9 @@ use super::{
 };
 use crate::config::{UpstreamAddr, UpstreamConfig, UpstreamProtocol};
 
-/// How far hyper reads ahead in a response, and how much of a request it takes over from the body at once. More than one
-/// socket buffer's worth gains nothing and would be memory outside the body budget.
-const CONNECTION_BUFFER_BYTES: usize = 128 * 1024;
+/// How far hyper reads ahead in a response, and how much of a request it takes over from the body at once; that stays charged to the
+/// body budget. With less, a large body takes many more calls to the system.
+const CONNECTION_BUFFER_BYTES: usize = 512 * 1024;
 
 /// A busy HTTP/2 connection is asked this often whether it is alive, and given up after this long without an answer.
 const HTTP2_PING_INTERVAL: Duration = Duration::from_secs(15);
