@@ -183,6 +183,11 @@ async fn load(
             (requests, lost)
         });
     }
+    counted(tasks, begin).await
+}
+
+/// What all tasks together sent since then, and what of it was lost.
+async fn counted(tasks: JoinSet<(u64, u64)>, begin: Instant) -> Result {
     let mut result = Result::default();
     for (requests, lost) in tasks.join_all().await {
         result.requests += requests;
@@ -294,13 +299,7 @@ async fn handshakes(job: &Job, proxy: Proxy, lines: &mut Lines<BufReader<Stdin>>
             (requests, lost)
         });
     }
-    let mut result = Result::default();
-    for (requests, lost) in tasks.join_all().await {
-        result.requests += requests;
-        result.lost += lost;
-    }
-    result.seconds = begin.elapsed().as_secs_f64();
-    result
+    counted(tasks, begin).await
 }
 
 async fn shake(proxy: &Proxy) -> io::Result<()> {

@@ -9,9 +9,12 @@ use countersign::{
     telemetry::Metrics,
 };
 
-use crate::support::{
-    PATIENCE, client, delivery::Delivery, gateway::Gateway, redis_server::RedisServer, tls,
-    upstream::Upstream, within,
+use crate::{
+    redis_store,
+    support::{
+        PATIENCE, client, delivery::Delivery, gateway::Gateway, redis_server::RedisServer, tls,
+        upstream::Upstream, within,
+    },
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -130,22 +133,12 @@ impl Pair {
 
 fn config(sentinels: &[u16]) -> RedisConfig {
     let nodes = sentinels.iter().map(|port| ("127.0.0.1".to_owned(), *port));
-    RedisConfig {
-        servers: RedisServers::Sentinel(RedisSentinel {
-            nodes: nodes.collect(),
-            master: "events".into(),
-            user: None,
-            password: None,
-        }),
-        tls: None,
-        database: 0,
+    redis_store::config(RedisServers::Sentinel(RedisSentinel {
+        nodes: nodes.collect(),
+        master: "events".into(),
         user: None,
         password: None,
-        prefix: "countersign:".into(),
-        // Generous: a busy machine is no fault of the store.
-        timeout: Duration::from_secs(3),
-        key: None,
-    }
+    }))
 }
 
 fn store(config: &RedisConfig) -> Store {

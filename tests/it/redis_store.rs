@@ -33,7 +33,7 @@ const TAKEN: Settlement = Settlement::Succeeded {
     window: DAY,
 };
 
-fn config(servers: RedisServers) -> RedisConfig {
+pub(crate) fn config(servers: RedisServers) -> RedisConfig {
     RedisConfig {
         servers,
         tls: None,
