@@ -209,9 +209,13 @@ async fn serve(
     )?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), threads, "ready");
     systemd::ready(&reload::status(&gateway));
-    drop(tokio::spawn(keep_told(gateway.clone(), stopping.clone())));
-    drop(tokio::spawn(reloader.run(stopping)));
-    let ended = server.run(hurry).await;
+    drop(tokio::spawn(keep_told(gateway.clone())));
+    drop(tokio::spawn(reloader.run(stopping.clone())));
+    // Joined, because an idle process has drained before another task would come to run.
+    let (ended, ()) = tokio::join!(server.run(hurry), async {
+        stopping.cancelled().await;
+        systemd::stopping("draining");
+    });
     if let Some(tracing) = &gateway.snapshot.load().tracing {
         tracing.queue.close(TRACES_TIME_MAX).await;
     }
@@ -228,18 +232,12 @@ async fn serve(
 }
 
 /// Tells the service manager how it goes. From the runtime that serves: if that is stuck, the manager hears nothing more.
-async fn keep_told(gateway: Arc<Gateway>, stopping: CancellationToken) {
+async fn keep_told(gateway: Arc<Gateway>) {
     let pause = systemd::watchdog().map_or(STATUS_EVERY, |limit| (limit / 2).min(STATUS_EVERY));
     let mut told = tokio::time::interval(pause);
-    let mut has_stopped = false;
     loop {
-        tokio::select! {
-            _ = told.tick() => systemd::alive(&reload::status(&gateway)),
-            () = stopping.cancelled(), if !has_stopped => {
-                has_stopped = true;
-                systemd::stopping("draining");
-            }
-        }
+        told.tick().await;
+        systemd::alive(&reload::status(&gateway));
     }
 }
 
