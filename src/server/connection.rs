@@ -79,7 +79,8 @@ pub(super) struct Setup {
 pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpAddr>) {
     let activity = Activity::new();
     let setup = service.setup.load_full();
-    let opening = open(&service, &setup, wire, address, &activity);
+    // What a connection is only at times lies in boxes: its task stays small as long as it rests.
+    let opening = Box::pin(open(&service, &setup, wire, address, &activity));
     let too_late = async {
         service.stopping.begun().await;
         sleep(CLOSING_GRACE).await;
@@ -130,8 +131,9 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             .keep_alive_interval(limits.idle_timeout)
             .keep_alive_timeout(limits.head_timeout)
             .serve_connection(TokioIo::new(transport), requests);
+        let mut connection = Box::pin(connection);
         watch
-            .over(pin!(connection), http2::Connection::graceful_shutdown)
+            .over(connection.as_mut(), http2::Connection::graceful_shutdown)
             .await
             .map(drop)
     } else {
@@ -144,8 +146,9 @@ pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpA
             .max_header_size(head_bytes as usize)
             .max_buf_size(READ_BUFFER_BYTES_MAX.max(head_bytes as usize));
         loop {
-            let mut connection = http1.serve_connection(TokioIo::new(transport), requests.clone());
-            let pinned = Pin::new(&mut connection);
+            let mut connection =
+                Box::new(http1.serve_connection(TokioIo::new(transport), requests.clone()));
+            let pinned = Pin::new(&mut *connection);
             match watch
                 .over(pinned, http1::Connection::graceful_shutdown)
                 .await
