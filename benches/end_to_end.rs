@@ -2,7 +2,8 @@
 //! check the HMAC in constant time, add the mark, pass on. "bare" has hyper-util's pool of upstream connections, as every proxy
 //! needs one; "no pool" is the floor below that, with one upstream connection for each sender.
 //!
-//! `cargo bench --bench end_to_end`. To profile one part alone: `--upstream`, `--bare UPSTREAM`, `--no-pool UPSTREAM` and
+//! `cargo bench --bench end_to_end`; with `-- --gateway FILE` another build of the gateway, such as that of `scripts/build-release`.
+//! To profile one part alone: `--upstream`, `--bare UPSTREAM`, `--no-pool UPSTREAM` and
 //! `--load PROXY BYTES REQUESTS` start them. All run as processes of their own with one worker thread, over loopback, on plaintext
 //! HTTP/1.1 with kept connections. Sender and upstream live in this process; only the proxies' CPU time is counted. The two take
 //! turns in every round, and what is printed is the median over the rounds, so that a noisy machine disturbs both alike.
@@ -52,7 +53,8 @@ fn main() {
                 requests,
             );
         }
-        _ => compare(),
+        (Some("--gateway"), Some(program)) => compare(&program),
+        _ => compare(env!("CARGO_BIN_EXE_countersign")),
     }
 }
 
@@ -134,12 +136,12 @@ impl Proxy {
         }
     }
 
-    fn countersign(name: &'static str, upstream: SocketAddr, level: &str) -> Self {
+    fn countersign(name: &'static str, program: &str, upstream: SocketAddr, level: &str) -> Self {
         // At level `warn` it does not say where it listens, so the port is chosen here.
         let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = free.local_addr().expect("it is bound");
         drop(free);
-        let child = Command::new(env!("CARGO_BIN_EXE_countersign"))
+        let child = Command::new(program)
             .args([
                 "serve",
                 "--scheme",
@@ -245,13 +247,13 @@ fn delivery(size: usize) -> Vec<u8> {
     [request.as_bytes(), b"\r\n", &body].concat()
 }
 
-fn compare() {
+fn compare(gateway: &str) {
     let upstream = upstream();
     let proxies = [
         Proxy::bare("bare", "--bare", upstream),
         Proxy::bare("no pool", "--no-pool", upstream),
-        Proxy::countersign("no request log", upstream, "warn"),
-        Proxy::countersign("request log", upstream, "info"),
+        Proxy::countersign("no request log", gateway, upstream, "warn"),
+        Proxy::countersign("request log", gateway, upstream, "info"),
     ];
     println!(
         "CPU per request: median of {ROUNDS} rounds, ratios to the bare proxy in the same round"
