@@ -2,11 +2,11 @@
 //! check the HMAC in constant time, add the mark, pass on. "bare" has hyper-util's pool of upstream connections, as every proxy
 //! needs one; "no pool" is the floor below that, with one upstream connection for each sender.
 //!
-//! `cargo bench --bench end_to_end`; with `-- --gateway FILE` another build of the gateway, such as that of `scripts/build-release`.
-//! To profile one part alone: `--upstream`, `--bare UPSTREAM`, `--no-pool UPSTREAM` and
-//! `--load PROXY BYTES REQUESTS` start them. All run as processes of their own with one worker thread, over loopback, on plaintext
-//! HTTP/1.1 with kept connections. Sender and upstream live in this process; only the proxies' CPU time is counted. The two take
-//! turns in every round, and what is printed is the median over the rounds, so that a noisy machine disturbs both alike.
+//! `cargo bench --bench end_to_end`; with `-- --gateway FILE` another build of the gateway, such as target/pgo/countersign of
+//! `scripts/build-release`. To profile one part alone: `--upstream`, `--bare UPSTREAM`, `--no-pool UPSTREAM` and `--load PROXY BYTES
+//! REQUESTS` start them. All run as processes of their own with one worker thread, over loopback, on plaintext HTTP/1.1 with kept
+//! connections. Sender and upstream live in this process; only the proxies' CPU time is counted. The two take turns in every
+//! round, and what is printed is the median over the rounds, so that a noisy machine disturbs both alike.
 
 #[path = "peers/bare.rs"]
 mod bare;
