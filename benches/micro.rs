@@ -123,6 +123,13 @@ fn by_plan(
     check.finish() == Verdict::Match(0)
 }
 
+/// Bytes of a push event of one commit, as GitHub sent it: <https://github.com/mcfoggy/github-api-events>.
+const GITHUB_PUSH: usize = 7_415;
+
+/// Bytes of a `charge.succeeded`, as Stripe sent it: `lib/stripe_mock/webhook_fixtures/charge.succeeded.json` in
+/// <https://github.com/stripe-ruby-mock/stripe-ruby-mock>.
+const STRIPE_CHARGE: usize = 3_444;
+
 fn plan(c: &mut Criterion) {
     let (secret, keyed) = (
         secret(),
@@ -134,8 +141,8 @@ fn plan(c: &mut Criterion) {
             carevalidate_by_hand as ByHand,
             &[0, 1 << 10, 16 << 10, 256 << 10, 4 << 20][..],
         ),
-        ("github", github_by_hand, &[1 << 10]),
-        ("stripe", stripe_by_hand, &[1 << 10]),
+        ("github", github_by_hand, &[1 << 10, GITHUB_PUSH]),
+        ("stripe", stripe_by_hand, &[1 << 10, STRIPE_CHARGE]),
     ] {
         let scheme = catalogue::compile(name, &BTreeMap::new())
             .unwrap_or_else(|_| panic!("the catalogue has it"));

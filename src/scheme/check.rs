@@ -25,8 +25,10 @@ use crate::clock::UnixTime;
 /// A check under way: takes in the body as it arrives.
 pub struct Check {
     pub(super) presented: Presented,
-    /// For each key, each algorithm of which a tag came and each alternative of the content.
+    /// For each key, each algorithm of which a tag came and each alternative of the content: what each is for, and the hash.
     states: SmallVec<[State; 1]>,
+    /// Apart from their states, and on the heap: cloned to where they stay, they are not moved with the check.
+    hashers: Vec<Hasher>,
     /// The alternatives; empty: the body alone.
     pub(super) around: Vec<Around>,
     /// The keys themselves, where there is no hash for each.
@@ -41,7 +43,6 @@ pub struct Check {
 
 /// A hash under way.
 struct State {
-    hasher: Hasher,
     /// The key, where the content holds it.
     secret: Option<Arc<SecretBytes>>,
     algorithm: usize,
@@ -51,12 +52,12 @@ struct State {
 
 impl State {
     #[inline]
-    fn tag(mut self, around: &[Around]) -> Tag {
+    fn tag(&self, mut hasher: Hasher, around: &[Around]) -> Tag {
         if let Some(around) = around.get(self.around) {
             let secret = self.secret.as_ref().map(|secret| &***secret);
-            around.after.feed(&mut self.hasher, secret);
+            around.after.feed(&mut hasher, secret);
         }
-        self.hasher.tag()
+        hasher.tag()
     }
 }
 
@@ -79,6 +80,7 @@ impl Check {
         let mut check = Self {
             presented: claim.presented,
             states: SmallVec::new(),
+            hashers: Vec::new(),
             around: claim.around,
             keys: Vec::new(),
             key_count: 0,
@@ -104,24 +106,26 @@ impl Check {
     /// Adds the hashes of a key. `None` if it is not one for an algorithm of which a tag came.
     #[inline]
     fn begin(&mut self, key: &KeyMaterial, algorithms: usize) -> Option<()> {
+        self.hashers.reserve_exact(1);
         for algorithm in (0..algorithms).filter(|of| self.presented.has_tag_of(*of)) {
             for place in 0..self.around.len().max(1) {
-                let mut state = State {
-                    hasher: key.hasher(algorithm)?,
+                let fresh = key.hasher(algorithm)?;
+                self.hashers.extend_from_slice(std::slice::from_ref(fresh));
+                self.states.push(State {
                     secret: match key {
                         KeyMaterial::Secret(secret, _) => Some(secret.clone()),
-                        KeyMaterial::Mac(_)
-                        | KeyMaterial::Macs(_)
-                        | KeyMaterial::Token(_)
-                        | KeyMaterial::Public(_) => None,
+                        KeyMaterial::Shared(_) | KeyMaterial::Token(_) | KeyMaterial::Public(_) => {
+                            None
+                        }
                     },
                     algorithm,
                     around: place,
-                };
-                if let Some(around) = self.around.get(place) {
-                    around.before.feed(&mut state.hasher, key.secret());
+                });
+                if let (Some(around), Some(hasher)) =
+                    (self.around.get(place), self.hashers.last_mut())
+                {
+                    around.before.feed(hasher, key.secret());
                 }
-                self.states.push(state);
             }
         }
         Some(())
@@ -129,9 +133,9 @@ impl Check {
 
     /// Feeds the next bytes of the body, in order.
     pub fn update(&mut self, body: &[u8]) {
-        for state in &mut self.states {
+        for (state, hasher) in self.states.iter().zip(&mut self.hashers) {
             if Around::has_body(self.around.get(state.around)) {
-                state.hasher.update(body);
+                hasher.update(body);
             }
         }
         if let Some(watch) = &mut self.watch {
@@ -145,24 +149,22 @@ impl Check {
     }
 
     /// Compares what was presented with every key, in constant time, and only then answers.
-    pub fn finish(mut self) -> Verdict {
+    pub fn finish(self) -> Verdict {
         let around = &*self.around;
         // Each key has as many.
         let per_key = (self.states.len() / self.key_count.max(1)).max(1);
+        let hashed = self.states.iter().zip(self.hashers);
         let found = match &self.presented {
             Presented::Nothing => return Verdict::Unsigned,
             Presented::Later => None,
-            Presented::Tag { tag, algorithm } => {
-                mac::first_match(self.states.drain(..).map(|state| {
-                    same(state.algorithm == *algorithm) & state.tag(around).matches(tag)
-                }))
-            }
-            Presented::Tags(tags) => mac::first_match(self.states.drain(..).map(|state| {
-                let algorithm = state.algorithm;
-                let computed = state.tag(around);
+            Presented::Tag { tag, algorithm } => mac::first_match(hashed.map(|(state, hasher)| {
+                same(state.algorithm == *algorithm) & state.tag(hasher, around).matches(tag)
+            })),
+            Presented::Tags(tags) => mac::first_match(hashed.map(|(state, hasher)| {
+                let computed = state.tag(hasher, around);
                 any(tags
                     .iter()
-                    .map(|(tag, of)| same(*of == algorithm) & computed.matches(tag)))
+                    .map(|(tag, of)| same(*of == state.algorithm) & computed.matches(tag)))
             })),
             Presented::Tokens(tokens) => {
                 mac::first_match(self.keys.iter().map(|key| token_matches(key, tokens)))
@@ -220,10 +222,9 @@ fn any(all: impl IntoIterator<Item = Choice>) -> Choice {
 fn token_matches(key: &KeyMaterial, tokens: &[TokenDigest]) -> Choice {
     match key {
         KeyMaterial::Token(digest) => any(tokens.iter().map(|token| digest.matches(token))),
-        KeyMaterial::Mac(_)
-        | KeyMaterial::Macs(_)
-        | KeyMaterial::Secret(..)
-        | KeyMaterial::Public(_) => Choice::from(0),
+        KeyMaterial::Shared(_) | KeyMaterial::Secret(..) | KeyMaterial::Public(_) => {
+            Choice::from(0)
+        }
     }
 }
 
@@ -388,7 +389,7 @@ impl Plan {
                             }
                         }
                         (Algorithm::Hmac(_) | Algorithm::Digest(_), key, _) => {
-                            let Some(mut hasher) = key.hasher(place) else {
+                            let Some(mut hasher) = key.hasher(place).cloned() else {
                                 continue;
                             };
                             let content = context.fill(template, key.secret())?;
@@ -460,7 +461,7 @@ impl Plan {
         };
         let id = token.header_text("kid");
         let found = mac::first_match(keys.iter().map(|key| match (algorithm, key) {
-            (JoseAlgorithm::Hmac(_), key) => match key.hasher(place) {
+            (JoseAlgorithm::Hmac(_), key) => match key.hasher(place).cloned() {
                 Some(mut hasher) => {
                     hasher.update(&signed);
                     mac::equal(hasher.tag().as_bytes(), &token.signature)

@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use data_encoding::{BASE64, BASE64URL, BASE64URL_NOPAD, HEXLOWER_PERMISSIVE};
+use smallvec::SmallVec;
 
 use super::{
     Scheme,
@@ -29,7 +30,7 @@ pub struct Claim {
     pub(super) now: UnixTime,
 }
 
-/// Room for an id and a time, in bytes, so that one allocation does.
+/// Room for an id and a time, in bytes.
 const TEXT_ROOM: usize = 64;
 
 /// What is presented, what is fed around the body, and the signed time.
@@ -58,7 +59,7 @@ pub(super) struct Around {
 /// Bytes of the signed content, and where among them the secret stands.
 #[derive(Default)]
 pub(super) struct Stretch {
-    bytes: Vec<u8>,
+    bytes: SmallVec<[u8; TEXT_ROOM]>,
     secret_at: Vec<usize>,
 }
 
@@ -389,10 +390,7 @@ impl Plan {
                 match run {
                     Run::Body => around.has_body = true,
                     Run::Secret => stretch.secret_at.push(stretch.bytes.len()),
-                    Run::Text(template) => {
-                        stretch.bytes.reserve(TEXT_ROOM);
-                        context.write(template, &mut stretch.bytes)?;
-                    }
+                    Run::Text(template) => context.write(template, &mut stretch.bytes)?,
                 }
             }
             all.push(around);

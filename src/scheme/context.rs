@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use data_encoding::{BASE64, BASE64URL, BASE64URL_NOPAD, HEXLOWER};
 use http::{HeaderMap, Method};
+use smallvec::SmallVec;
 
 use super::{
     KeyMaterial,
@@ -190,7 +191,7 @@ impl<'a> Context<'a> {
                 (Filter::Hmac(algorithm), _) => {
                     let mut hasher = self
                         .signer
-                        .and_then(|key| key.hmac(*algorithm))
+                        .and_then(|key| key.hmac(*algorithm).cloned())
                         .ok_or_else(missing)?;
                     hasher.update(&value);
                     Cow::Owned(hasher.tag().as_bytes().to_vec())
@@ -222,7 +223,7 @@ impl<'a> Context<'a> {
     pub(super) fn write(
         &self,
         template: &'a Template,
-        bytes: &mut Vec<u8>,
+        bytes: &mut SmallVec<impl smallvec::Array<Item = u8>>,
     ) -> Result<(), ClaimError> {
         self.fill_parts(&template.parts, None, &mut |part| {
             bytes.extend_from_slice(&part);

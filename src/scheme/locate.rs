@@ -68,20 +68,31 @@ pub(super) type Values<'v> = SmallVec<[Cow<'v, [u8]>; 1]>;
 /// What may be a tag: one or two as a rule.
 pub(super) type Candidates<'v> = SmallVec<[Candidate<'v>; 2]>;
 
-/// The items of a list that the scheme reads.
+/// The items of a list that the scheme reads: one as a rule, which needs no room of its own.
 #[derive(Default)]
-pub(super) struct Items<'v>(Vec<(&'v str, Cow<'v, [u8]>)>);
+pub(super) struct Items<'v> {
+    first: Option<Item<'v>>,
+    others: Vec<Item<'v>>,
+}
+
+type Item<'v> = (&'v str, Cow<'v, [u8]>);
 
 impl<'v> Items<'v> {
     pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
-        self.0
+        self.first
             .iter()
+            .chain(&self.others)
             .find(|(known, _)| *known == name)
             .map(|(_, value)| &**value)
     }
 
     pub(super) fn push(&mut self, name: &'v str, value: impl Into<Cow<'v, [u8]>>) {
-        self.0.push((name, value.into()));
+        let item = (name, value.into());
+        if self.first.is_none() {
+            self.first = Some(item);
+        } else {
+            self.others.push(item);
+        }
     }
 }
 

@@ -204,6 +204,22 @@ pub(super) enum Hasher {
 }
 
 impl Hasher {
+    pub(super) fn keyed(algorithm: HmacAlgorithm, key: &[u8]) -> Self {
+        Self::Mac(Mac::new(algorithm, key))
+    }
+
+    /// The algorithm, if it is an HMAC.
+    pub(super) fn hmac_algorithm(&self) -> Option<HmacAlgorithm> {
+        match self {
+            Self::Mac(mac) => Some(mac.algorithm()),
+            Self::Md5(_)
+            | Self::Sha1(_)
+            | Self::Sha256(_)
+            | Self::Sha512(_)
+            | Self::Keccak256(_) => None,
+        }
+    }
+
     pub(super) fn plain(algorithm: DigestAlgorithm) -> Self {
         match algorithm {
             DigestAlgorithm::Md5 => Self::Md5(Md5::new()),

@@ -77,7 +77,7 @@ pub use self::{
 use self::{
     handshake::HandshakePlan,
     keys::PublicKey,
-    mac::{Hasher, Mac, TokenDigest},
+    mac::{Hasher, TokenDigest},
     plan::{Algorithm, Decode, JoseAlgorithm, Plan, Shape},
 };
 use crate::secret::Secret;
@@ -111,13 +111,11 @@ pub struct Key(KeyMaterial);
 
 #[derive(Clone)]
 enum KeyMaterial {
-    /// Keyed, with nothing fed yet.
-    Mac(Mac),
-    /// The same for each algorithm that the sender may name.
-    Macs(Arc<Vec<Option<Mac>>>),
+    /// For each algorithm that the sender may name, an HMAC that is keyed and has taken in nothing yet.
+    Shared(Arc<[Option<Hasher>]>),
     Token(TokenDigest),
-    /// For plain hashes, whose content holds it.
-    Secret(Arc<SecretBytes>, Vec<Algorithm>),
+    /// The same as plain hashes, and the key itself, which their content holds.
+    Secret(Arc<SecretBytes>, Arc<[Option<Hasher>]>),
     Public(Arc<Vec<PublicKey>>),
 }
 
@@ -141,42 +139,29 @@ impl Deref for SecretBytes {
 }
 
 impl KeyMaterial {
-    /// A fresh hash of this key for the algorithm at that place of the plan.
-    #[inline]
-    fn hasher(&self, algorithm: usize) -> Option<Hasher> {
-        match self {
-            Self::Mac(mac) => (algorithm == 0).then(|| Hasher::Mac(mac.clone())),
-            Self::Macs(macs) => macs.get(algorithm)?.clone().map(Hasher::Mac),
-            Self::Secret(_, algorithms) => match algorithms.get(algorithm)? {
-                Algorithm::Digest(digest) => Some(Hasher::plain(*digest)),
-                Algorithm::Token
-                | Algorithm::Hmac(_)
-                | Algorithm::Public(_)
-                | Algorithm::Jose(..) => None,
-            },
-            Self::Token(_) | Self::Public(_) => None,
-        }
+    /// A fresh hash of this key for the algorithm at that place of the plan: to be cloned.
+    fn hasher(&self, algorithm: usize) -> Option<&Hasher> {
+        self.hashers().get(algorithm)?.as_ref()
     }
 
-    /// A fresh HMAC of this key, where it is one for that algorithm.
-    fn hmac(&self, algorithm: HmacAlgorithm) -> Option<Hasher> {
-        let macs = match self {
-            Self::Mac(mac) => {
-                return (mac.algorithm() == algorithm).then(|| Hasher::Mac(mac.clone()));
-            }
-            Self::Macs(macs) => macs,
-            Self::Token(_) | Self::Secret(..) | Self::Public(_) => return None,
-        };
-        let mut macs = macs.iter().flatten();
-        let mac = macs.find(|mac| mac.algorithm() == algorithm)?;
-        Some(Hasher::Mac(mac.clone()))
+    /// A fresh HMAC of this key, where it is one for that algorithm: to be cloned.
+    fn hmac(&self, algorithm: HmacAlgorithm) -> Option<&Hasher> {
+        let mut hashers = self.hashers().iter().flatten();
+        hashers.find(|hasher| hasher.hmac_algorithm() == Some(algorithm))
+    }
+
+    fn hashers(&self) -> &[Option<Hasher>] {
+        match self {
+            Self::Shared(hashers) | Self::Secret(_, hashers) => hashers,
+            Self::Token(_) | Self::Public(_) => &[],
+        }
     }
 
     /// The key bytes, where the content holds them.
     fn secret(&self) -> Option<&[u8]> {
         match self {
             Self::Secret(secret, _) => Some(secret),
-            Self::Mac(_) | Self::Macs(_) | Self::Token(_) | Self::Public(_) => None,
+            Self::Shared(_) | Self::Token(_) | Self::Public(_) => None,
         }
     }
 }
@@ -440,23 +425,24 @@ impl Plan {
             return Err(KeyError::Public);
         }
         let bytes = self.key_bytes(pasted)?;
-        let mac = |algorithm: &Algorithm| match algorithm {
-            Algorithm::Hmac(hmac) | Algorithm::Jose(_, JoseAlgorithm::Hmac(hmac)) => {
-                Some(Mac::new(*hmac, &bytes))
-            }
-            Algorithm::Token
-            | Algorithm::Digest(_)
-            | Algorithm::Public(_)
-            | Algorithm::Jose(..) => None,
+        let hashers = || {
+            let of = self.algorithms.iter().map(|algorithm| match algorithm {
+                Algorithm::Hmac(hmac) | Algorithm::Jose(_, JoseAlgorithm::Hmac(hmac)) => {
+                    Some(Hasher::keyed(*hmac, &bytes))
+                }
+                Algorithm::Digest(digest) => Some(Hasher::plain(*digest)),
+                Algorithm::Token
+                | Algorithm::Public(_)
+                | Algorithm::Jose(_, JoseAlgorithm::Public(_)) => None,
+            });
+            of.collect::<Arc<[_]>>()
         };
         Ok(match &*self.algorithms {
             [Algorithm::Token] => KeyMaterial::Token(TokenDigest::of(&bytes)),
-            [Algorithm::Digest(_), ..] => KeyMaterial::Secret(
-                Arc::new(SecretBytes(bytes.to_vec())),
-                self.algorithms.clone(),
-            ),
-            [one] => KeyMaterial::Mac(mac(one).ok_or(KeyError::NoKey)?),
-            several => KeyMaterial::Macs(Arc::new(several.iter().map(mac).collect())),
+            [Algorithm::Digest(_), ..] => {
+                KeyMaterial::Secret(Arc::new(SecretBytes(bytes.to_vec())), hashers())
+            }
+            _ => KeyMaterial::Shared(hashers()),
         })
     }
 

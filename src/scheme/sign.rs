@@ -305,7 +305,7 @@ impl SigningKey {
     fn sign(&self, plan: &Plan, place: usize, message: &[u8]) -> Result<Vec<u8>, SignError> {
         match (self, plan.algorithms.get(place).and_then(public)) {
             (Self::Shared(key), _) => {
-                let mut hasher = key.hasher(place).ok_or(SignError::PublicKey)?;
+                let mut hasher = key.hasher(place).cloned().ok_or(SignError::PublicKey)?;
                 hasher.update(message);
                 Some(hasher.tag().as_bytes().to_vec())
             }

@@ -84,12 +84,14 @@ pub(super) fn parse(unit: TimeUnit, fixed_width: bool, text: &[u8]) -> Option<Un
     } else {
         (1..=digits_max).contains(&text.len())
     };
-    if !length_fits || !text.iter().all(u8::is_ascii_digit) {
+    if !length_fits {
         return None;
     }
-    let number = text
-        .iter()
-        .fold(0_i64, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+    // So many digits cannot overflow.
+    let number = text.iter().try_fold(0_i64, |sum, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        (digit < 10).then_some(sum.wrapping_mul(10).wrapping_add(i64::from(digit)))
+    })?;
     Some(match unit {
         TimeUnit::Seconds => UnixTime::from_secs(number),
         TimeUnit::Milliseconds | TimeUnit::SecondsOrMilliseconds | TimeUnit::Rfc3339 => {
