@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{self, IoSlice},
+    mem::MaybeUninit,
     net::{self, IpAddr, SocketAddr},
     os::unix::{
         self,
@@ -13,8 +14,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::net::{RecvFlags, recv};
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -294,15 +294,13 @@ impl Wire {
 impl Wire {
     /// Throws away some of what has come: how many bytes; 0 at the end of the stream.
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut waste = [0; 64 * 1024];
+        let mut waste = [MaybeUninit::uninit(); 64 * 1024];
         match self {
             Self::Tcp(stream) => loop {
                 ready!(stream.poll_read_ready(cx))?;
                 // For TCP the system copies nothing then (tcp(7)).
-                let flags = RecvFlags::TRUNC | RecvFlags::DONTWAIT;
                 let thrown = stream.try_io(Interest::READABLE, || {
-                    let (_, bytes) = recv(&*stream, &mut waste[..], flags)?;
-                    Ok(bytes)
+                    SockRef::from(&*stream).recv_with_flags(&mut waste, libc::MSG_TRUNC)
                 });
                 match thrown {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -310,7 +308,7 @@ impl Wire {
                 }
             },
             Self::Unix(stream) => {
-                let mut buf = ReadBuf::new(&mut waste);
+                let mut buf = ReadBuf::uninit(&mut waste);
                 ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
                 Poll::Ready(Ok(buf.filled().len()))
             }

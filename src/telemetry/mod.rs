@@ -8,7 +8,7 @@ mod traces;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -184,6 +184,26 @@ pub struct RouteCounters {
     delivery_age: Histogram,
     /// By place of the key in the route's keys.
     keys: Vec<Gauge>,
+    /// Those that requests came to so far: outcomes and reasons are of closed sets.
+    endings: RwLock<Vec<Ending>>,
+}
+
+/// What is counted of requests that were not forwarded, all for the same reason. Looked up once: a refusal shall cost little.
+struct Ending {
+    outcome: Outcome,
+    reason: &'static str,
+    requests: Counter,
+    refusals: Option<Counter>,
+    rejected: Option<Counter>,
+}
+
+impl Ending {
+    fn count(&self) {
+        self.requests.inc();
+        for counter in self.refusals.iter().chain(&self.rejected) {
+            counter.inc();
+        }
+    }
 }
 
 /// Counts fetches of keys. Clones count together.
@@ -387,6 +407,7 @@ impl Metrics {
                 .collect(),
             route: route.name.clone(),
             scheme: route.scheme.name().to_owned(),
+            endings: RwLock::default(),
         }
     }
 
@@ -470,32 +491,67 @@ impl Metrics {
         text
     }
 
+    /// Looks up, and so creates at zero, what is counted where requests end so.
+    fn ending(
+        &self,
+        route: &str,
+        scheme: Option<&str>,
+        outcome: Outcome,
+        reason: &'static str,
+    ) -> Ending {
+        let route = route.to_owned();
+        let is_refusal = !reason.is_empty() && outcome != Outcome::Observed;
+        let scheme = scheme.filter(|_| outcome == Outcome::NotVerified);
+        Ending {
+            outcome,
+            reason,
+            refusals: is_refusal.then(|| {
+                let route = route.clone();
+                self.refusals
+                    .get_or_create_owned(&RefusalLabels { route, reason })
+            }),
+            rejected: scheme.map(|scheme| {
+                self.verifications.get_or_create_owned(&VerificationLabels {
+                    route: route.clone(),
+                    scheme: scheme.to_owned(),
+                    result: "rejected",
+                    reason,
+                })
+            }),
+            requests: self.requests.get_or_create_owned(&RequestLabels {
+                route,
+                outcome: outcome.as_str(),
+            }),
+        }
+    }
+
+    fn count_ending(&self, route: &RouteCounters, outcome: Outcome, reason: &'static str) {
+        let endings = route.endings.read();
+        let endings = endings.unwrap_or_else(PoisonError::into_inner);
+        let known = endings
+            .iter()
+            .find(|ending| ending.outcome == outcome && ending.reason == reason);
+        if let Some(known) = known {
+            return known.count();
+        }
+        drop(endings);
+        let ending = self.ending(&route.route, Some(&route.scheme), outcome, reason);
+        ending.count();
+        let endings = route.endings.write();
+        // Two may come at once: both count what is one.
+        endings.unwrap_or_else(PoisonError::into_inner).push(ending);
+    }
+
     /// Counts one finished request.
     fn count(&self, event: &RequestEvent, route: Option<&RouteCounters>, total: Duration) {
-        if !event.reason.is_empty() && event.outcome != Outcome::Observed {
-            let labels = RefusalLabels {
-                route: route.map(|route| route.route.clone()).unwrap_or_default(),
-                reason: event.reason,
-            };
-            self.refusals.get_or_create(&labels).inc();
-        }
         let Some(route) = route else {
-            self.requests
-                .get_or_create(&RequestLabels {
-                    route: String::new(),
-                    outcome: event.outcome.as_str(),
-                })
-                .inc();
+            self.ending("", None, event.outcome, event.reason).count();
             return;
         };
         if event.outcome == Outcome::Forwarded {
             route.forwarded.inc();
         } else {
-            let labels = RequestLabels {
-                route: route.route.clone(),
-                outcome: event.outcome.as_str(),
-            };
-            self.requests.get_or_create(&labels).inc();
+            self.count_ending(route, event.outcome, event.reason);
         }
         if let Some(kind) = event.handshake {
             let labels = HandshakeLabels {
@@ -530,16 +586,11 @@ impl Metrics {
                 );
             }
         }
-        let failed = match &event.observed {
-            Some((reason, _)) => Some(("observed", *reason)),
-            None if event.outcome == Outcome::NotVerified => Some(("rejected", event.reason)),
-            None => None,
-        };
-        if let Some((result, reason)) = failed {
+        if let Some((reason, _)) = &event.observed {
             let labels = VerificationLabels {
                 route: route.route.clone(),
                 scheme: route.scheme.clone(),
-                result,
+                result: "observed",
                 reason,
             };
             self.verifications.get_or_create(&labels).inc();
