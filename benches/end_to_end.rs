@@ -2,9 +2,10 @@
 //! check the HMAC in constant time, add the mark, pass on. "bare" has hyper-util's pool of upstream connections, as every proxy
 //! needs one; "no pool" is the floor below that, with one upstream connection for each sender.
 //!
-//! `cargo bench --bench end_to_end`; with `-- --gateway FILE` another build of the gateway, such as target/pgo/countersign of
-//! `scripts/build-release`. To profile one part alone: `--upstream`, `--bare UPSTREAM`, `--no-pool UPSTREAM` and `--load PROXY BYTES
-//! REQUESTS` start them. All run as processes of their own with one worker thread, over loopback, on plaintext HTTP/1.1 with kept
+//! `cargo bench --bench end_to_end`; with `-- --gateway FILE [BARE]` other builds of the gateway and of the bare proxy, such as
+//! target/pgo/countersign of `scripts/build-release` and target/pgo/bare of `scripts/build-release --bare`; `--train BARE` is the load
+//! of the latter. To profile one part alone: `--upstream`, `--bare UPSTREAM`, `--no-pool UPSTREAM` and `--load PROXY BYTES REQUESTS`
+//! start them. All run as processes of their own with one worker thread, over loopback, on plaintext HTTP/1.1 with kept
 //! connections. Sender and upstream live in this process; only the proxies' CPU time is counted. The two take turns in every
 //! round, and what is printed is the median over the rounds, so that a noisy machine disturbs both alike.
 
@@ -16,6 +17,7 @@ use std::{
     env, fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
 };
@@ -30,6 +32,13 @@ use tokio::net::TcpListener;
 
 const ROUNDS: usize = 9;
 const SENDERS: usize = 4;
+/// Bytes of a body, and how many requests a round has.
+const LOADS: [(usize, usize); 4] = [
+    (1 << 10, 12_000),
+    (16 << 10, 8_000),
+    (256 << 10, 1_200),
+    (1 << 20, 400),
+];
 const SECRET: &str = "end-to-end bench";
 
 fn main() {
@@ -53,9 +62,21 @@ fn main() {
                 requests,
             );
         }
-        (Some("--gateway"), Some(program)) => compare(&program),
-        _ => compare(env!("CARGO_BIN_EXE_countersign")),
+        (Some("--train"), Some(program)) => train(Path::new(&program)),
+        (Some("--gateway"), Some(program)) => compare(&program, args.next().map(Into::into)),
+        _ => compare(env!("CARGO_BIN_EXE_countersign"), None),
     }
+}
+
+/// Loads the bare proxy as it is loaded when it is measured, then lets it end.
+fn train(program: &Path) {
+    let mut proxy = Proxy::bare("bare", program, "--bare", upstream());
+    for (size, requests) in LOADS {
+        load(proxy.address, &delivery(size), requests);
+    }
+    drop(proxy.child.stdin.take());
+    let status = proxy.child.wait().expect("it was started");
+    assert!(status.success(), "{status}");
 }
 
 /// The same proxy that `benches/peers` measures: on any free port, over plaintext.
@@ -118,10 +139,10 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    fn bare(name: &'static str, how: &str, upstream: SocketAddr) -> Self {
-        let this = env::current_exe().expect("this program has a path");
-        let mut child = Command::new(this)
-            .args([how, &upstream.to_string()])
+    fn bare(name: &'static str, program: &Path, how: &str, upstream: SocketAddr) -> Self {
+        let mut child = Command::new(program)
+            .args([how, &upstream.to_string(), SECRET])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("it starts");
@@ -247,11 +268,12 @@ fn delivery(size: usize) -> Vec<u8> {
     [request.as_bytes(), b"\r\n", &body].concat()
 }
 
-fn compare(gateway: &str) {
+fn compare(gateway: &str, bare: Option<PathBuf>) {
     let upstream = upstream();
+    let bare = bare.unwrap_or_else(|| env::current_exe().expect("this program has a path"));
     let proxies = [
-        Proxy::bare("bare", "--bare", upstream),
-        Proxy::bare("no pool", "--no-pool", upstream),
+        Proxy::bare("bare", &bare, "--bare", upstream),
+        Proxy::bare("no pool", &bare, "--no-pool", upstream),
         Proxy::countersign("no request log", gateway, upstream, "warn"),
         Proxy::countersign("request log", gateway, upstream, "info"),
     ];
@@ -262,12 +284,7 @@ fn compare(gateway: &str) {
         "{:>10} {:>11} {:>22} {:>22} {:>22}",
         "body", "bare", "no pool", "countersign", "with request log"
     );
-    for (size, requests) in [
-        (1 << 10, 12_000),
-        (16 << 10, 8_000),
-        (256 << 10, 1_200),
-        (1 << 20, 400),
-    ] {
+    for (size, requests) in LOADS {
         let request = delivery(size);
         let mut costs = [const { Vec::new() }; 4];
         let mut ratios = [const { Vec::new() }; 4];
