@@ -21,6 +21,11 @@ use crate::{
     upstream::{self, Seen},
 };
 
+/// Long uploads beside requests that are timed. With the pause, senders and upstream have time left for those.
+const UPLOADS: usize = 2;
+const UPLOAD_BYTES: usize = 25 << 20;
+const UPLOAD_PAUSE: Duration = Duration::from_millis(100);
+
 #[derive(Debug, Deserialize)]
 struct Job {
     what: What,
@@ -48,6 +53,8 @@ enum What {
     Unsigned,
     /// Requests are due at this rate, whatever the proxy does.
     Rate(f64),
+    /// The same, while [`UPLOADS`] others send bodies of [`UPLOAD_BYTES`], with [`UPLOAD_PAUSE`] between.
+    Beside(f64),
     /// Full handshakes, one after the other on each connection's place.
     Handshakes,
     /// Connections that sent one request and stay.
@@ -113,6 +120,11 @@ pub(crate) fn run(address: SocketAddr, secret: &[u8]) {
                 What::Wrong => load(&context, &job, proxy, Kind::Wrong, &mut lines).await,
                 What::Unsigned => load(&context, &job, proxy, Kind::Unsigned, &mut lines).await,
                 What::Rate(rate) => paced(&context, &job, proxy, rate, &mut lines).await,
+                What::Beside(rate) => {
+                    // They end with the set.
+                    let _uploads = uploads(&context, &proxy).await;
+                    paced(&context, &job, proxy, rate, &mut lines).await
+                }
                 What::Handshakes => handshakes(&job, proxy, &mut lines).await,
                 What::Idle => idle(&context, &job, proxy, false, &mut lines).await,
                 What::Silent => idle(&context, &job, proxy, true, &mut lines).await,
@@ -195,6 +207,24 @@ async fn counted(tasks: JoinSet<(u64, u64)>, begin: Instant) -> Result {
     }
     result.seconds = begin.elapsed().as_secs_f64();
     result
+}
+
+/// Senders of long bodies, which go on until the set is dropped.
+async fn uploads(context: &Context, proxy: &Proxy) -> JoinSet<()> {
+    let request = good(context, UPLOAD_BYTES);
+    let mut tasks = JoinSet::new();
+    for _ in 0..UPLOADS {
+        let mut sender = Sender::new(proxy.clone());
+        let request = request.clone();
+        tasks.spawn(async move {
+            loop {
+                let answer = sender.send(&request).await.expect("the proxy answers");
+                assert_eq!(answer.status, 200);
+                tokio::time::sleep(UPLOAD_PAUSE).await;
+            }
+        });
+    }
+    tasks
 }
 
 /// Whoever has the turn waits for the time of the next request, passes the turn on and sends. If all connections are busy then, the

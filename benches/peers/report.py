@@ -13,6 +13,7 @@ IDLE = [
     ("burst", "2,000 that sent one request, all at a time", 2000),
     ("burst", "10,000 that sent one request, 2,000 at a time", 10000),
 ]
+SATURATED = (("CPU for each request, µs", "cpu", 1), ("requests per second", "rate", 0))
 BEGIN, END = "<!-- benches/peers/run: begin -->", "<!-- benches/peers/run: end -->"
 
 
@@ -173,6 +174,19 @@ def text(results):
     cpus = [memory.median("in flight", "plain", 25 * MIB, name) for name in NAMES]
     rows.append(["CPU for each of them, ms", *(number(cpu and cpu / 1000) for cpu in cpus)])
     out.append(table(["", *titles], rows))
+
+    shapes = Rows(results.get("shapes"))
+    names = ["one thread", "two threads", "two processes"]
+    rows = [
+        [f"{title}, {field}", *(number(shapes.median(load, "plain", KIB, name, word), digits) for name in names)]
+        for load, title, fields in (
+            ("even", "16 connections", SATURATED),
+            ("uneven", "3 connections", SATURATED),
+            ("beside", "2,000 a second beside two uploads of 25 MiB", (("p50, µs", "latency.p50", 1), ("p99, µs", "latency.p99", 1))),
+        )
+        for field, word, digits in fields
+    ]
+    out += ["### Threads and processes", table(["1 KiB, plaintext, two cores, one of them shared with the senders", *names], rows)]
     return "\n\n".join(out)
 
 
