@@ -63,20 +63,27 @@ fn main() {
             );
         }
         (Some("--train"), Some(program)) => train(Path::new(&program)),
-        (Some("--gateway"), Some(program)) => compare(&program, args.next().map(Into::into)),
+        // Cargo puts `--bench` behind what it is given.
+        (Some("--gateway"), Some(program)) => {
+            let bare = args.next().filter(|word| word != "--bench");
+            compare(&program, bare.map(Into::into));
+        }
         _ => compare(env!("CARGO_BIN_EXE_countersign"), None),
     }
 }
 
 /// Loads the bare proxy as it is loaded when it is measured, then lets it end.
 fn train(program: &Path) {
-    let mut proxy = Proxy::bare("bare", program, "--bare", upstream());
-    for (size, requests) in LOADS {
-        load(proxy.address, &delivery(size), requests);
+    let upstream = upstream();
+    for way in ["--bare", "--no-pool"] {
+        let mut proxy = Proxy::bare("bare", program, way, upstream);
+        for (size, requests) in LOADS {
+            load(proxy.address, &delivery(size), requests);
+        }
+        drop(proxy.child.stdin.take());
+        let status = proxy.child.wait().expect("it was started");
+        assert!(status.success(), "{status}");
     }
-    drop(proxy.child.stdin.take());
-    let status = proxy.child.wait().expect("it was started");
-    assert!(status.success(), "{status}");
 }
 
 /// The same proxy that `benches/peers` measures: on any free port, over plaintext.

@@ -121,9 +121,11 @@ pub(crate) fn run(address: SocketAddr, secret: &[u8]) {
                 What::Unsigned => load(&context, &job, proxy, Kind::Unsigned, &mut lines).await,
                 What::Rate(rate) => paced(&context, &job, proxy, rate, &mut lines).await,
                 What::Beside(rate) => {
-                    // They end with the set.
-                    let _uploads = uploads(&context, &proxy).await;
-                    paced(&context, &job, proxy, rate, &mut lines).await
+                    // They end with the set, and none by itself.
+                    let mut uploads = uploads(&context, &proxy).await;
+                    let result = paced(&context, &job, proxy, rate, &mut lines).await;
+                    assert!(uploads.try_join_next().is_none(), "an upload ended");
+                    result
                 }
                 What::Handshakes => handshakes(&job, proxy, &mut lines).await,
                 What::Idle => idle(&context, &job, proxy, false, &mut lines).await,

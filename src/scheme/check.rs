@@ -52,12 +52,13 @@ struct State {
 
 impl State {
     #[inline]
-    fn tag(&self, mut hasher: Hasher, around: &[Around]) -> Tag {
+    fn tag(&self, hasher: &mut Hasher, around: &[Around]) -> Tag {
         if let Some(around) = around.get(self.around) {
             let secret = self.secret.as_ref().map(|secret| &***secret);
-            around.after.feed(&mut hasher, secret);
+            around.after.feed(hasher, secret);
         }
-        hasher.tag()
+        // The one that stays is wiped where it stands; moved out, it would leave its bytes behind.
+        hasher.clone().tag()
     }
 }
 
@@ -93,6 +94,11 @@ impl Check {
             check.key_count = check.keys.len();
             return check;
         }
+        let keys = keys.into_iter();
+        // Room for all at once: a list that grows leaves keyed hashes behind, not wiped.
+        let (least, most) = keys.size_hint();
+        let each = claim.algorithms * check.around.len().max(1);
+        check.hashers.reserve_exact(most.unwrap_or(least) * each);
         for Key(key) in keys {
             check.key_count += 1;
             if check.begin(key, claim.algorithms).is_none() {
@@ -106,7 +112,6 @@ impl Check {
     /// Adds the hashes of a key. `None` if it is not one for an algorithm of which a tag came.
     #[inline]
     fn begin(&mut self, key: &KeyMaterial, algorithms: usize) -> Option<()> {
-        self.hashers.reserve_exact(1);
         for algorithm in (0..algorithms).filter(|of| self.presented.has_tag_of(*of)) {
             for place in 0..self.around.len().max(1) {
                 let fresh = key.hasher(algorithm)?;
@@ -149,11 +154,11 @@ impl Check {
     }
 
     /// Compares what was presented with every key, in constant time, and only then answers.
-    pub fn finish(self) -> Verdict {
+    pub fn finish(mut self) -> Verdict {
         let around = &*self.around;
         // Each key has as many.
         let per_key = (self.states.len() / self.key_count.max(1)).max(1);
-        let hashed = self.states.iter().zip(self.hashers);
+        let hashed = self.states.iter().zip(&mut self.hashers);
         let found = match &self.presented {
             Presented::Nothing => return Verdict::Unsigned,
             Presented::Later => None,

@@ -425,12 +425,13 @@ impl Plan {
             return Err(KeyError::Public);
         }
         let bytes = self.key_bytes(pasted)?;
-        let hashers = || {
+        // A plain hash that nobody feeds the key to would be anyone's: the two kinds are kept apart.
+        let hashers = |plain: bool| {
             let of = self.algorithms.iter().map(|algorithm| match algorithm {
                 Algorithm::Hmac(hmac) | Algorithm::Jose(_, JoseAlgorithm::Hmac(hmac)) => {
-                    Some(Hasher::keyed(*hmac, &bytes))
+                    (!plain).then(|| Hasher::keyed(*hmac, &bytes))
                 }
-                Algorithm::Digest(digest) => Some(Hasher::plain(*digest)),
+                Algorithm::Digest(digest) => plain.then(|| Hasher::plain(*digest)),
                 Algorithm::Token
                 | Algorithm::Public(_)
                 | Algorithm::Jose(_, JoseAlgorithm::Public(_)) => None,
@@ -440,9 +441,9 @@ impl Plan {
         Ok(match &*self.algorithms {
             [Algorithm::Token] => KeyMaterial::Token(TokenDigest::of(&bytes)),
             [Algorithm::Digest(_), ..] => {
-                KeyMaterial::Secret(Arc::new(SecretBytes(bytes.to_vec())), hashers())
+                KeyMaterial::Secret(Arc::new(SecretBytes(bytes.to_vec())), hashers(true))
             }
-            _ => KeyMaterial::Shared(hashers()),
+            _ => KeyMaterial::Shared(hashers(false)),
         })
     }
 
