@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{self, IoSlice},
-    mem::MaybeUninit,
     net::{self, IpAddr, SocketAddr},
     os::unix::{
         self,
@@ -11,12 +10,12 @@ use std::{
     },
     path::{Path, PathBuf},
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use socket2::{Domain, Protocol, SockRef, Type};
+use socket2::{Domain, Protocol, Type};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
 };
 
@@ -292,27 +291,20 @@ impl Wire {
 }
 
 impl Wire {
-    /// Throws away some of what has come: how many bytes; 0 at the end of the stream.
-    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut waste = [MaybeUninit::uninit(); 64 * 1024];
+    /// Waits until something has come, or the stream has ended.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
         match self {
-            Self::Tcp(stream) => loop {
-                ready!(stream.poll_read_ready(cx))?;
-                // For TCP the system copies nothing then (tcp(7)).
-                let thrown = stream.try_io(Interest::READABLE, || {
-                    SockRef::from(&*stream).recv_with_flags(&mut waste, libc::MSG_TRUNC)
-                });
-                match thrown {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    thrown => return Poll::Ready(thrown),
-                }
-            },
-            Self::Unix(stream) => {
-                let mut buf = ReadBuf::uninit(&mut waste);
-                ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
-                Poll::Ready(Ok(buf.filled().len()))
-            }
+            Self::Tcp(stream) => stream.readable().await,
+            Self::Unix(stream) => stream.readable().await,
         }
+    }
+
+    /// The socket without a poller; it does not block.
+    pub(crate) fn into_socket(self) -> io::Result<socket2::Socket> {
+        Ok(match self {
+            Self::Tcp(stream) => stream.into_std()?.into(),
+            Self::Unix(stream) => stream.into_std()?.into(),
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod accept;
 mod connection;
+mod linger;
 mod listening;
 mod proxy_header;
 mod stopping;

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IoSlice},
+    mem,
     pin::Pin,
     sync::{
         Arc,
@@ -13,21 +14,13 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, Empty, ReadBuf, empty},
+    time::Instant,
 };
 use tokio_rustls::server::TlsStream;
 
+use super::linger;
 use crate::listen::{Duplex, Wire};
-
-/// After an answer that came before the end of the body, this much more is read and thrown away, for this long, so that closing
-/// does not destroy the answer on its way.
-const LINGER_BYTES_MAX: usize = 4 << 20;
-const LINGER_TIME_MAX: Duration = Duration::from_secs(2);
-
-/// Pause between two looks at what has come meanwhile. Most senders read the answer, stop and close within the first; what they sent
-/// until then costs one look instead of one for each packet.
-const LINGER_PAUSE: Duration = Duration::from_millis(20);
 
 /// Whether the connection is at work, for the timer that watches over it.
 pub(super) struct Activity {
@@ -186,20 +179,15 @@ pub(super) struct Transport {
     /// Bytes that were read to tell the protocol.
     prefix: Bytes,
     activity: Arc<Activity>,
-    lingering: Option<Linger>,
+    /// Our side has ended, the other one may write on.
+    closing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 enum Stream {
     Plain(Wire),
     Tls(Box<TlsStream<Wire>>),
-}
-
-struct Linger {
-    bytes: usize,
-    end: Instant,
-    timer: Pin<Box<Sleep>>,
-    /// The timer runs until the next look, not until the end.
-    pausing: bool,
+    /// Our side has ended.
+    Ended(Empty),
 }
 
 impl Transport {
@@ -208,7 +196,7 @@ impl Transport {
             stream: Stream::Plain(wire),
             prefix: Bytes::new(),
             activity,
-            lingering: None,
+            closing: None,
         }
     }
 
@@ -217,7 +205,7 @@ impl Transport {
             stream: Stream::Tls(Box::new(stream)),
             prefix: Bytes::new(),
             activity,
-            lingering: None,
+            closing: None,
         }
     }
 
@@ -259,6 +247,7 @@ impl Transport {
         match &mut self.get_mut().stream {
             Stream::Plain(wire) => Pin::new(wire),
             Stream::Tls(stream) => Pin::new(&mut **stream),
+            Stream::Ended(nothing) => Pin::new(nothing),
         }
     }
 
@@ -327,53 +316,23 @@ impl AsyncWrite for Transport {
         poll
     }
 
-    /// Ends our side, then reads on for a moment: closing a socket with unread bytes would reset it, and the sender would lose an
-    /// answer that is still on its way.
+    /// Ends our side, then waits for the other one: see [`linger`].
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.activity.ending.store(true, Relaxed);
-        if self.lingering.is_none() {
+        if self.closing.is_none() {
             ready!(self.as_mut().stream().poll_shutdown(cx))?;
-            self.lingering = Some(Linger {
-                bytes: 0,
-                end: Instant::now() + LINGER_TIME_MAX,
-                timer: Box::pin(sleep(LINGER_TIME_MAX)),
-                pausing: false,
-            });
+            let wire = match mem::replace(&mut self.stream, Stream::Ended(empty())) {
+                Stream::Plain(wire) => wire,
+                // What is thrown away need not be decrypted.
+                Stream::Tls(stream) => stream.into_inner().0,
+                Stream::Ended(_) => return Poll::Ready(Ok(())),
+            };
+            self.closing = Some(Box::pin(linger::close(wire)));
         }
-        let Self {
-            stream,
-            lingering: Some(linger),
-            ..
-        } = &mut *self
-        else {
-            return Poll::Ready(Ok(()));
-        };
-        // Below TLS: what is thrown away need not be decrypted.
-        let wire = match stream {
-            Stream::Plain(wire) => wire,
-            Stream::Tls(stream) => stream.get_mut().0,
-        };
-        loop {
-            if linger.pausing {
-                ready!(linger.timer.as_mut().poll(cx));
-                linger.timer.as_mut().reset(linger.end);
-                linger.pausing = false;
-            }
-            let before = linger.bytes;
-            while let Poll::Ready(thrown) = wire.poll_discard(cx) {
-                match thrown {
-                    Ok(1..) if linger.bytes >= LINGER_BYTES_MAX => return Poll::Ready(Ok(())),
-                    Ok(bytes @ 1..) => linger.bytes += bytes,
-                    Ok(0) | Err(_) => return Poll::Ready(Ok(())),
-                }
-            }
-            let next = Instant::now() + LINGER_PAUSE;
-            if linger.bytes == before || next >= linger.end {
-                ready!(linger.timer.as_mut().poll(cx));
-                return Poll::Ready(Ok(()));
-            }
-            linger.timer.as_mut().reset(next);
-            linger.pausing = true;
+        if let Some(closing) = &mut self.closing {
+            ready!(closing.as_mut().poll(cx));
+            self.closing = None;
         }
+        Poll::Ready(Ok(()))
     }
 }
