@@ -75,10 +75,21 @@ pub async fn of_body(
     pace: Pace,
     kind: &mut Option<HandshakeKind>,
 ) -> Result<Option<HandshakeAnswer>, Rejection> {
-    let Received { head, body, at, .. } = received;
-    if !route.scheme.may_be_handshake(head.view(None)) {
+    if !route.scheme.may_be_handshake(received.head.view(None)) {
         return Ok(None);
     }
+    // Few come so far: a request has no room for it.
+    Box::pin(of_short_body(route, received, bodies, pace, kind)).await
+}
+
+async fn of_short_body(
+    route: &Route,
+    received: Received<'_>,
+    bodies: &BodyStore,
+    pace: Pace,
+    kind: &mut Option<HandshakeKind>,
+) -> Result<Option<HandshakeAnswer>, Rejection> {
+    let Received { head, body, at, .. } = received;
     let Some(body) = receive::collect_short(body, HANDSHAKE_BODY_MAX, bodies, pace).await? else {
         return Ok(None);
     };

@@ -1,7 +1,7 @@
 //! The request path. `handle` is the stages, top to bottom; [`serve`] goes around it: id, time, one outcome event, the answer.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -30,7 +30,7 @@ use crate::{
     route::Route,
     scheme::{Claim, HandshakeAnswer},
     snapshot::{Lasting, Snapshot},
-    telemetry::{Outcome, RequestEvent, Seen, Telemetry},
+    telemetry::{Detail, Outcome, RequestEvent, Seen, Telemetry},
     upstream::{ResponseError, UpstreamBody},
     verify::{self, Standing},
 };
@@ -38,12 +38,12 @@ use crate::{
 /// A refused body up to this size is read to its end, so that the connection can go on.
 const DRAIN_BYTES_MAX: u64 = 64 * 1024;
 
+/// For how long.
+const DRAIN_TIME_MAX: Duration = Duration::from_millis(200);
+
 /// Says that the answer is that of an earlier delivery, and that this one went no further: a boolean of RFC 9651.
 const DUPLICATE: HeaderName = HeaderName::from_static("countersign-duplicate");
 const YES: HeaderValue = HeaderValue::from_static("?1");
-
-/// For how long.
-const DRAIN_TIME_MAX: Duration = Duration::from_millis(200);
 
 /// What every request is served with. All but the snapshot lives as long as the process.
 pub struct Gateway {
@@ -110,8 +110,7 @@ async fn handle(
             }
             Err(refusal) => {
                 let (bodies, kind) = (&s.bodies, &mut event.handshake);
-                let answer = handshake::of_body(route, received, bodies, s.pace, kind);
-                let answer = Box::pin(answer).await?;
+                let answer = handshake::of_body(route, received, bodies, s.pace, kind).await?;
                 return answer.map(Handled::Handshake).ok_or(refusal);
             }
         },
@@ -261,7 +260,6 @@ async fn answer(
             (response, false)
         }
         Err(rejection) => {
-            report.event.rejected(&rejection);
             let mut response = rejection.response(id);
             if matches!(rejection, Rejection::NotVerified { .. }) && report.is_probed() {
                 *response.body_mut() = Bytes::new();
@@ -272,6 +270,7 @@ async fn answer(
             let ends = matches!(rejection, Rejection::HeadMalformed(_))
                 || matches!(rejection, Rejection::NotVerified { .. })
                     && report.event.body_bytes > DRAIN_BYTES_MAX;
+            report.event.rejected(rejection);
             (response, ends)
         }
     };
@@ -299,7 +298,7 @@ async fn drained(body: &mut Incoming) -> bool {
         return false;
     }
     let mut rest = Limited::new(body, DRAIN_BYTES_MAX as usize);
-    let read = async {
+    let mut read = pin!(async {
         loop {
             match rest.frame().await {
                 None => return true,
@@ -307,7 +306,13 @@ async fn drained(body: &mut Incoming) -> bool {
                 Some(Err(_)) => return false,
             }
         }
-    };
+    });
+    // Usually it is there already: no timer, no clock.
+    tokio::select! {
+        biased;
+        read = &mut read => return read,
+        () = std::future::ready(()) => {}
+    }
     timeout(DRAIN_TIME_MAX, read).await == Ok(true)
 }
 
@@ -455,7 +460,7 @@ impl Body for AnswerBody {
                 if let Some(mut report) = this.report.take() {
                     report.event.blame = Some(Blame::Upstream);
                     report.event.reason = "response_cut";
-                    report.event.detail = crate::reject::Chain(error).to_string();
+                    report.event.detail = Detail::Words(crate::reject::Chain(error).to_string());
                 }
             }
         }
@@ -491,7 +496,7 @@ impl RequestEvent {
             outcome: Outcome::Aborted,
             handshake: None,
             reason: "sender_left",
-            detail: String::new(),
+            detail: Detail::None,
             blame: Some(Blame::Sender),
             verified: false,
             observed: None,
@@ -551,12 +556,13 @@ impl RequestEvent {
         self.reason = "";
         if let Some((reason, detail)) = &self.observed {
             (self.outcome, self.blame) = (Outcome::Observed, Some(Blame::Sender));
-            (self.reason, self.detail) = (reason, detail.clone());
+            self.reason = reason;
+            self.detail = Detail::Words(detail.clone());
         }
     }
 
     fn replayed(&mut self, status: StatusCode) {
-        self.rejected(&Rejection::Duplicate);
+        self.rejected(Rejection::Duplicate);
         self.status = status.as_u16();
     }
 
@@ -567,12 +573,11 @@ impl RequestEvent {
         self.status = answer.status.as_u16();
     }
 
-    fn rejected(&mut self, rejection: &Rejection) {
+    fn rejected(&mut self, rejection: Rejection) {
         self.reason = rejection.reason();
-        self.detail = rejection.to_string();
         self.status = rejection.status().as_u16();
         self.blame = Some(rejection.blame());
-        self.outcome = match (rejection, rejection.blame()) {
+        self.outcome = match (&rejection, rejection.blame()) {
             (Rejection::NotVerified { .. }, _) => Outcome::NotVerified,
             (Rejection::Duplicate, _) => Outcome::Replayed,
             (_, Blame::Sender) => Outcome::Rejected,
@@ -581,6 +586,7 @@ impl RequestEvent {
             }
             (_, Blame::Upstream) => Outcome::UpstreamError,
         };
+        self.detail = Detail::Rejection(rejection);
     }
 }
 

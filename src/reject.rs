@@ -362,12 +362,19 @@ impl Rejection {
     /// The answer to the sender: RFC 9457 problem details, with the request id and nothing that helps to guess.
     pub fn response(&self, id: Uuid) -> Response<Bytes> {
         let answer = self.answer();
-        let body = format!(
-            "{{\"title\":\"{}\",\"status\":{},\"code\":\"{}\",\"instance\":\"urn:uuid:{id}\"}}\n",
+        // Not by `format!`, which takes a twentieth of all that a refusal on the head takes.
+        let body = [
+            "{\"title\":\"",
             answer.title,
-            answer.status.as_u16(),
+            "\",\"status\":",
+            answer.status.as_str(),
+            ",\"code\":\"",
             answer.code,
-        );
+            "\",\"instance\":\"",
+            id.urn().encode_lower(&mut Uuid::encode_buffer()),
+            "\"}\n",
+        ]
+        .concat();
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = answer.status;
         let headers = response.headers_mut();

@@ -1,7 +1,7 @@
 //! One struct per event: its log line and its metrics are made from the same values.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     net::IpAddr,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -15,7 +15,7 @@ use super::{LogSink, Metrics, RouteCounters, Trace};
 use crate::{
     clock::UnixTime,
     config::{LogFormat, LogLevel},
-    reject::Blame,
+    reject::{Blame, Rejection},
     route::{KeyRef, Route},
     scheme::HandshakeKind,
 };
@@ -85,8 +85,8 @@ pub struct RequestEvent {
     pub handshake: Option<HandshakeKind>,
     /// Stable word for why; empty if it was forwarded.
     pub reason: &'static str,
-    /// The reason in full, for the operator.
-    pub detail: String,
+    /// The reason in full.
+    pub detail: Detail,
     /// Whose fault it was.
     pub blame: Option<Blame>,
     /// The check was passed, or the route needs none.
@@ -113,6 +113,28 @@ pub struct RequestEvent {
     pub upstream: Option<Duration>,
     /// Its place in a trace, where requests are traced.
     pub trace: Option<Box<Trace>>,
+}
+
+/// A reason in full, for the operator. Most are those of refusals, and most of these nobody reads: put into words only if somebody does.
+#[derive(Debug, Default)]
+pub enum Detail {
+    /// There is nothing to say.
+    #[default]
+    None,
+    /// In these words.
+    Words(String),
+    /// In those of the refusal.
+    Rejection(Rejection),
+}
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Words(words) => f.write_str(words),
+            Self::Rejection(rejection) => rejection.fmt(f),
+        }
+    }
 }
 
 impl RequestEvent {
@@ -243,7 +265,7 @@ impl RequestLog {
             verdict: event.outcome.as_str(),
             handshake: event.handshake.map_or("", HandshakeKind::as_str),
             reason: event.reason,
-            detail: &event.detail,
+            detail: &event.detail.to_string(),
             key: event
                 .key
                 .as_ref()

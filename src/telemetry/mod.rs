@@ -19,7 +19,7 @@ use prometheus_client::{
 };
 
 pub use self::{
-    events::{Outcome, RequestEvent, RequestLog},
+    events::{Detail, Outcome, RequestEvent, RequestLog},
     log::LogSink,
     reloads::{Failure, Reloads, State as ReloadState},
     traces::{

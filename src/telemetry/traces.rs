@@ -369,7 +369,7 @@ impl RequestSpan {
             total,
             outcome: event.outcome,
             reason: event.reason,
-            fault: ours.then(|| event.detail.clone()),
+            fault: ours.then(|| event.detail.to_string()),
             handshake: event.handshake,
             key: key.unwrap_or_default(),
             status: event.status,
