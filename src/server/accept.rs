@@ -1,16 +1,13 @@
 //! The accept loop.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use rustix::io::Errno;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::sleep,
-};
+use tokio::{sync::Semaphore, time::sleep};
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Service};
-use crate::listen::{Listener, Wire};
+use crate::listen::Listener;
 
 /// How long accepting rests when descriptors have run out: closing connections give some back.
 const REST: Duration = Duration::from_millis(50);
@@ -38,7 +35,7 @@ pub(super) async fn run(
                     // Accepted is accepted, even beyond the limit.
                     () = service.stopping.begun() => None,
                 };
-                connections.spawn(serve_one(service.clone(), wire, address, place));
+                connections.spawn(connection::serve(service.clone(), wire, address, place));
             }
             // The one that wanted to connect has gone again; or descriptors have run out.
             Err(error) => {
@@ -55,23 +52,10 @@ pub(super) async fn run(
         let service = service.clone();
         connections.spawn(async move {
             if let Ok(place) = place.await {
-                serve_one(service, wire, address, Some(place)).await;
+                connection::serve(service, wire, address, Some(place)).await;
             }
         });
     }
-}
-
-/// Serves a connection in its place.
-async fn serve_one(
-    service: Arc<Service>,
-    wire: Wire,
-    address: Option<IpAddr>,
-    _place: Option<OwnedSemaphorePermit>,
-) {
-    let metrics = service.gateway.telemetry.metrics.clone();
-    metrics.connections.inc();
-    connection::serve(service, wire, address).await;
-    metrics.connections.dec();
 }
 
 fn is_shortage(errno: Errno) -> bool {

@@ -20,8 +20,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{
     io::AsyncWriteExt as _,
+    sync::OwnedSemaphorePermit,
     task::coop::has_budget_remaining,
     time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
@@ -31,6 +33,7 @@ use super::{
     proxy_header::{self, Source},
     stopping::Stopping,
     transport::{Activity, ActivityLimits, Busy, Transport},
+    trim,
 };
 use crate::{
     acme,
@@ -75,105 +78,157 @@ pub(super) struct Setup {
     pub(super) proxy_protocol: bool,
 }
 
-/// Serves one connection to its end.
-pub(super) async fn serve(service: Arc<Service>, wire: Wire, address: Option<IpAddr>) {
+/// Serves one connection to its end, in its place.
+///
+/// The task of a connection that rests shall be small: what a connection is only at times lies in boxes or is gone after its block, and
+/// an async block, unlike an async function, keeps no second copy of what it is given.
+pub(super) fn serve(
+    service: Arc<Service>,
+    wire: Wire,
+    address: Option<IpAddr>,
+    place: Option<OwnedSemaphorePermit>,
+) -> impl Future<Output = ()> + Send {
     let activity = Activity::new();
     let setup = service.setup.load_full();
-    // What a connection is only at times lies in boxes: its task stays small as long as it rests.
-    let opening = Box::pin(open(&service, &setup, wire, address, &activity));
-    let too_late = async {
-        service.stopping.begun().await;
-        sleep(CLOSING_GRACE).await;
-    };
-    let opened = tokio::select! {
-        biased;
-        opened = opening => opened,
-        () = too_late => return,
-    };
-    let (mut transport, http2, peer) = match opened {
-        Ok((transport, http2, peer)) => (transport, http2, Arc::new(peer)),
-        Err(error) => {
-            tracing::debug!(%error, peer = ?address, "connection ended before the first request");
-            return;
-        }
-    };
-    let requests = {
-        let (service, activity) = (service.clone(), activity.clone());
-        service_fn(move |request: Request<Incoming>| Answering {
-            http1: request.version() < Version::HTTP_2,
-            busy: Some(activity.request(http2)),
-            service: service.clone(),
-            serving: Box::pin(pipeline::serve(
-                service.gateway.clone(),
-                peer.clone(),
-                request,
-            )),
-        })
-    };
-    let limits = &setup.limits;
-    let watch = Watch {
-        activity: &activity,
-        limits: ActivityLimits {
-            first: limits.head_timeout,
-            head: limits.head_timeout,
-            idle: limits.idle_timeout,
-            stuck: limits.idle_timeout,
-            http2,
-        },
-        stopping: &service.stopping,
-    };
-    let head_bytes = limits.headers.saturating_mul(HEAD_SLACK);
-    let ended = if http2 {
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_header_list_size(head_bytes)
-            .max_concurrent_streams(limits.http2_streams)
-            .keep_alive_interval(limits.idle_timeout)
-            .keep_alive_timeout(limits.head_timeout)
-            .serve_connection(TokioIo::new(transport), requests);
-        let mut connection = Box::pin(connection);
-        watch
-            .over(connection.as_mut(), http2::Connection::graceful_shutdown)
-            .await
-            .map(drop)
-    } else {
-        let mut http1 = http1::Builder::new();
-        http1
-            // Heads are timed by `Watch`, from their first byte; hyper's own timer also runs between requests.
-            .header_read_timeout(None)
-            .half_close(true)
-            .preserve_header_case(true)
-            .max_header_size(head_bytes as usize)
-            .max_buf_size(READ_BUFFER_BYTES_MAX.max(head_bytes as usize));
-        loop {
-            let mut connection =
-                Box::new(http1.serve_connection(TokioIo::new(transport), requests.clone()));
-            let pinned = Pin::new(&mut *connection);
-            match watch
-                .over(pinned, http1::Connection::graceful_shutdown)
+    let opening = open(
+        service.clone(),
+        setup.clone(),
+        wire,
+        address,
+        activity.clone(),
+    );
+    let opening = Box::pin(opening);
+    async move {
+        let _counted = Counted::new(&service.metrics().connections);
+        let (mut transport, http2, peer) = match opened_in_time(opening, &service.stopping).await {
+            Some(Ok((transport, http2, peer))) => (transport, http2, Arc::new(peer)),
+            Some(Err(error)) => {
+                tracing::debug!(%error, peer = ?address, "connection ended before the first request");
+                return;
+            }
+            None => return,
+        };
+        let requests = {
+            let (service, activity) = (service.clone(), activity.clone());
+            service_fn(move |request: Request<Incoming>| Answering {
+                http1: request.version() < Version::HTTP_2,
+                busy: Some(activity.request(http2)),
+                service: service.clone(),
+                serving: Box::pin(pipeline::serve(
+                    service.gateway.clone(),
+                    peer.clone(),
+                    request,
+                )),
+            })
+        };
+        let limits = &setup.limits;
+        let watch = Watch {
+            activity: &activity,
+            limits: ActivityLimits {
+                first: limits.head_timeout,
+                head: limits.head_timeout,
+                idle: limits.idle_timeout,
+                stuck: limits.idle_timeout,
+                http2,
+            },
+            stopping: &service.stopping,
+        };
+        let head_bytes = limits.headers.saturating_mul(HEAD_SLACK);
+        let ended = if http2 {
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_header_list_size(head_bytes)
+                .max_concurrent_streams(limits.http2_streams)
+                .keep_alive_interval(limits.idle_timeout)
+                .keep_alive_timeout(limits.head_timeout)
+                .serve_connection(TokioIo::new(transport), requests);
+            let mut connection = Box::pin(connection);
+            watch
+                .over(connection.as_mut(), http2::Connection::graceful_shutdown)
                 .await
-            {
-                Ok(Left::Over) => break Ok(()),
-                Ok(Left::Resting) => {}
-                Err(error) => break Err(error),
+                .map(drop)
+        } else {
+            loop {
+                let io = TokioIo::new(transport);
+                let mut connection =
+                    Box::new(http1_builder(head_bytes).serve_connection(io, requests.clone()));
+                let pinned = Pin::new(&mut *connection);
+                match watch
+                    .over(pinned, http1::Connection::graceful_shutdown)
+                    .await
+                {
+                    Ok(Left::Over) => break Ok(()),
+                    Ok(Left::Resting) => {}
+                    Err(error) => break Err(error),
+                }
+                transport = {
+                    let connection = connection;
+                    let parts = connection.into_parts();
+                    let mut transport = parts.io.into_inner();
+                    transport.unread(parts.read_buf);
+                    transport
+                };
+                trim::came_to_rest();
+                if !watch.next_request_begins(&mut transport).await {
+                    // Whether the other side still hears that is its affair.
+                    let _ = timeout(CLOSING_GRACE, transport.shutdown()).await;
+                    break Ok(());
+                }
             }
-            let parts = connection.into_parts();
-            transport = parts.io.into_inner();
-            transport.unread(parts.read_buf);
-            if !watch.next_request_begins(&mut transport).await {
-                // Whether the other side still hears that is its affair.
-                let _ = timeout(CLOSING_GRACE, transport.shutdown()).await;
-                break Ok(());
+        };
+        if let Err(error) = ended {
+            if error.is_parse() {
+                // hyper has answered it; there is no request, and so no line of its own.
+                service.metrics().unreadable_heads.inc();
             }
+            tracing::debug!(error = %Chain(&error), peer = ?address, "connection broke off");
         }
-    };
-    if let Err(error) = ended {
-        if error.is_parse() {
-            // hyper has answered it; there is no request, and so no line of its own.
-            service.metrics().unreadable_heads.inc();
-        }
-        tracing::debug!(error = %Chain(&error), peer = ?address, "connection broke off");
+        drop(place);
     }
+}
+
+/// What `opening` makes; `None` if the process stops meanwhile.
+async fn opened_in_time<T>(
+    opening: impl Future<Output = T> + Unpin,
+    stopping: &Stopping,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        opened = opening => Some(opened),
+        () = async {
+            stopping.begun().await;
+            sleep(CLOSING_GRACE).await;
+        } => None,
+    }
+}
+
+/// Counts a connection as long as it is open.
+struct Counted<'a>(&'a Gauge);
+
+impl<'a> Counted<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// How HTTP/1.1 is spoken with senders.
+fn http1_builder(head_bytes: u32) -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    http1
+        // Heads are timed by `Watch`, from their first byte; hyper's own timer also runs between requests.
+        .header_read_timeout(None)
+        .half_close(true)
+        .preserve_header_case(true)
+        .max_header_size(head_bytes as usize)
+        .max_buf_size(READ_BUFFER_BYTES_MAX.max(head_bytes as usize));
+    http1
 }
 
 impl Setup {
@@ -194,11 +249,11 @@ impl Service {
 
 /// All that comes before the first request, within one limit: hyper waits for none of it with a timer.
 async fn open(
-    service: &Service,
-    setup: &Setup,
+    service: Arc<Service>,
+    setup: Arc<Setup>,
     mut wire: Wire,
     address: Option<IpAddr>,
-    activity: &Arc<Activity>,
+    activity: Arc<Activity>,
 ) -> io::Result<(Transport, bool, Peer)> {
     let end = Instant::now() + setup.limits.head_timeout;
     let (mut source, mut proxies) = (address, setup.trusted_proxies.clone());
@@ -218,7 +273,7 @@ async fn open(
             }
         }
     }
-    let speaking = timeout_at(end, speak(service, setup, wire, activity)).await;
+    let speaking = timeout_at(end, speak(&service, &setup, wire, &activity)).await;
     let (transport, http2, certificate) = speaking.unwrap_or_else(|late| {
         if setup.tls.is_some() {
             service.metrics().handshake_errors.inc();

@@ -1,10 +1,13 @@
-//! Freed memory goes back to the system after a peak.
+//! Freed memory goes back to the system after a peak, and when many connections came to rest.
 //!
 //! The C library keeps what was freed in small pieces between pieces in use: most of what many connections or bodies held
 //! would stay resident for as long as the process lives.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -24,13 +27,25 @@ const PEAK_MIN_BYTES: u64 = 4 << 20;
 /// So often the heap is trimmed, once at each look: buffers that are counted nowhere go a moment later.
 const TRIMS: u32 = 3;
 
-/// About what an open connection holds.
+/// About what an open connection holds, and what one gives back when it comes to rest.
 const CONNECTION_BYTES: u64 = 8 << 10;
 
-/// Trims the heap whenever half of what connections and bodies held at a peak, or more, is gone, and when a state that served is
-/// gone, or what it was made of. Runs until it is dropped.
+/// So many looks have to pass before connections at rest are the reason for trimming again: with many of them that come to rest and
+/// wake up all the time there is always something to find, and the pages are soon needed again.
+const LOOKS_BETWEEN: u32 = 10;
+
+/// Connections that came to rest since the heap was last trimmed. The heap is the process's, too.
+static RESTING: AtomicUsize = AtomicUsize::new(0);
+
+/// A connection has given back what it needs for requests.
+pub(super) fn came_to_rest() {
+    RESTING.fetch_add(1, Relaxed);
+}
+
+/// Trims the heap whenever half of what connections and bodies held at a peak, or more, is gone, when connections that came to rest
+/// gave back as much, and when a state that served is gone, or what it was made of. Runs until it is dropped.
 pub(super) async fn after_peaks(gateway: &Gateway) {
-    let (mut peak, mut trims) = (0, 0);
+    let (mut peak, mut trims, mut quiet) = (0, 0, LOOKS_BETWEEN);
     let mut served = Weak::new();
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -49,8 +64,15 @@ pub(super) async fn after_peaks(gateway: &Gateway) {
             served = serves;
             trims = TRIMS;
         }
+        let resting = u64::try_from(RESTING.load(Relaxed)).unwrap_or(0);
+        quiet = quiet.saturating_add(1);
+        if resting * CONNECTION_BYTES >= PEAK_MIN_BYTES && quiet > LOOKS_BETWEEN {
+            trims = trims.max(1);
+        }
         if trims > 0 {
             trims -= 1;
+            quiet = 0;
+            RESTING.store(0, Relaxed);
             // A walk over everything that is free: not on a thread that serves.
             let _ = spawn_blocking(trim).await;
         }

@@ -103,19 +103,60 @@ fn ten_thousand_idle_connections_cost_little_and_leave_nothing() {
     assert!(each < Duration::from_millis(100), "{each:?}");
 }
 
+/// For so long after its start the gateway gives memory back for that reason alone.
+const START: Duration = Duration::from_secs(4);
+
+#[test]
+fn connections_that_came_to_rest_give_memory_back() {
+    const COUNT: usize = 2000;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    raise_descriptor_limit();
+    let began = Instant::now();
+    let upstream = Upstream::accepting();
+    let gateway = Gateway::builder()
+        .limits("connections = 4000\nidle_timeout = \"600s\"\nbody_timeout = \"600s\"")
+        .route("hooks", "/hooks", SECRET, &upstream.url(), "")
+        .start();
+    let request = Delivery::post("/hooks", "{}").signed(SECRET).raw();
+    let (most, last) = request.split_at(request.len() - 1);
+    let mut sockets: Vec<_> = (0..COUNT)
+        .map(|_| {
+            let mut socket = Socket::connect(&gateway.door().address, PATIENCE).unwrap();
+            socket.write_all(most).unwrap();
+            socket
+        })
+        .collect();
+    gateway.wait_for_metric("countersign_inflight_requests", |open| {
+        open == COUNT as u64 && began.elapsed() > START
+    });
+    let busy = gateway.rss_kib();
+    for socket in &mut sockets {
+        socket.write_all(last).unwrap();
+        read_answer(socket);
+    }
+    // All of them are still open.
+    let rested = gateway.wait_for_rss_kib(|kib| kib < busy - 4 * COUNT as u64);
+    println!("{COUNT} connections: {busy} KiB at work, {rested} KiB at rest");
+    assert_eq!(gateway.metric("countersign_connections"), COUNT as u64);
+}
+
+fn read_answer(socket: &mut Socket) {
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut buffer = [0; 1024];
+        let read = socket.read(&mut buffer).unwrap();
+        assert_ne!(read, 0, "closed");
+        answer.extend_from_slice(&buffer[..read]);
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 200 "));
+}
+
 /// Opens connections, has one request served on each, and keeps them. A [`Wire`] would take two descriptors for each.
 pub(crate) fn connect_and_serve(gateway: &Gateway, count: usize, request: &[u8]) -> Vec<Socket> {
     let one = || {
         let mut socket = Socket::connect(&gateway.door().address, PATIENCE).unwrap();
         socket.write_all(request).unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"\r\n\r\n") {
-            let mut buffer = [0; 1024];
-            let read = socket.read(&mut buffer).unwrap();
-            assert_ne!(read, 0, "closed");
-            answer.extend_from_slice(&buffer[..read]);
-        }
-        assert!(answer.starts_with(b"HTTP/1.1 200 "));
+        read_answer(&mut socket);
         socket
     };
     (0..count).map(|_| one()).collect()
