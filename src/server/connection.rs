@@ -161,6 +161,7 @@ pub(super) fn serve(
                     Ok(Left::Resting) => {}
                     Err(error) => break Err(error),
                 }
+                // hyper's part is gone at the end of the block, before the wait.
                 transport = {
                     let connection = connection;
                     let parts = connection.into_parts();
@@ -183,6 +184,7 @@ pub(super) fn serve(
             }
             tracing::debug!(error = %Chain(&error), peer = ?address, "connection broke off");
         }
+        // Taken as long as the connection is open.
         drop(place);
     }
 }
