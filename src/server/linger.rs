@@ -10,18 +10,21 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::listen::Wire;
 
-/// So much is thrown away, and for so long.
+/// About so much is thrown away, and for so long.
 const BYTES_MAX: usize = 4 << 20;
 const TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Pause between two looks at what has come meanwhile. Most senders read the answer, stop and close within the first; what they sent
-/// until then costs one look instead of one for each packet. It doubles while nothing comes.
+/// until then costs one look instead of one for each packet. Longer while nothing comes.
 const PAUSE: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(160);
+const QUIET_PAUSE: Duration = Duration::from_millis(40);
 
-/// What may come in one pause: a smaller buffer has the sender stop and go on again many times. Not memory that a sender could
-/// pile up, because each look empties it.
+/// What may come in one pause: a smaller buffer has the sender stop and go on again many times. Each look empties it of all that came
+/// in order.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
+
+/// Only who has sent so much by the first look gets that buffer.
+const MUCH_BYTES: usize = 32 << 10;
 
 /// Waits until the other side has closed, or for as long as it is given. Our side has ended.
 pub(super) async fn close(wire: Wire) {
@@ -34,7 +37,7 @@ pub(super) async fn close(wire: Wire) {
     let Ok(socket) = wire.into_socket() else {
         return;
     };
-    let (mut thrown, mut pause) = (0, PAUSE);
+    let mut thrown = 0;
     loop {
         let before = thrown;
         loop {
@@ -42,6 +45,7 @@ pub(super) async fn close(wire: Wire) {
                 Ok(1..) if thrown >= BYTES_MAX => return,
                 Ok(bytes @ 1..) => {
                     if thrown == 0
+                        && bytes >= MUCH_BYTES
                         && socket
                             .recv_buffer_size()
                             .is_ok_and(|has| has < RECEIVE_BUFFER_BYTES)
@@ -54,9 +58,9 @@ pub(super) async fn close(wire: Wire) {
                 Ok(0) | Err(_) => return,
             }
         }
-        pause = match thrown > before {
+        let pause = match thrown > before {
             true => PAUSE,
-            false => PAUSE_MAX.min(pause * 2),
+            false => QUIET_PAUSE,
         };
         let next = Instant::now() + pause;
         if next >= end {
@@ -67,7 +71,8 @@ pub(super) async fn close(wire: Wire) {
 }
 
 thread_local! {
-    /// Of TCP the system copies nothing into it, so that it is no more than addresses (tcp(7), `MSG_TRUNC`).
+    /// Of TCP the system copies nothing into it, so that it is no more than addresses (tcp(7), `MSG_TRUNC`); of a Unix socket what its
+    /// small buffer holds.
     static WASTE: RefCell<Box<[MaybeUninit<u8>]>> = RefCell::new(Box::new_uninit_slice(RECEIVE_BUFFER_BYTES));
 }
 
