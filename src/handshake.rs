@@ -75,33 +75,25 @@ pub async fn of_body(
     pace: Pace,
     kind: &mut Option<HandshakeKind>,
 ) -> Result<Option<HandshakeAnswer>, Rejection> {
-    if !route.scheme.may_be_handshake(received.head.view(None)) {
+    let Received { head, body, at, .. } = received;
+    if !route.scheme.may_be_handshake(head.view(None)) {
         return Ok(None);
     }
     // Few come so far: a request has no room for it.
-    Box::pin(of_short_body(route, received, bodies, pace, kind)).await
-}
-
-async fn of_short_body(
-    route: &Route,
-    received: Received<'_>,
-    bodies: &BodyStore,
-    pace: Pace,
-    kind: &mut Option<HandshakeKind>,
-) -> Result<Option<HandshakeAnswer>, Rejection> {
-    let Received { head, body, at, .. } = received;
-    let Some(body) = receive::collect_short(body, HANDSHAKE_BODY_MAX, bodies, pace).await? else {
-        return Ok(None);
-    };
-    let handshake = route
-        .scheme
-        .handshake_of_body(head.view(None), body.as_ref());
-    let Some(handshake) = handshake else {
-        return Ok(None);
-    };
-    *kind = Some(handshake.kind());
-    let key = route.usable_keys(at).first().copied();
-    answer(route, handshake, key, at).await.map(Some)
+    let short = Box::pin(async {
+        let body = receive::collect_short(body, HANDSHAKE_BODY_MAX, bodies, pace);
+        let Some(body) = body.await? else {
+            return Ok(None);
+        };
+        let view = head.view(None);
+        let Some(handshake) = route.scheme.handshake_of_body(view, body.as_ref()) else {
+            return Ok(None);
+        };
+        *kind = Some(handshake.kind());
+        let key = route.usable_keys(at).first().copied();
+        answer(route, handshake, key, at).await.map(Some)
+    });
+    short.await
 }
 
 /// Looks whether a verified request is a handshake. `None`: it is a delivery.

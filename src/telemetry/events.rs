@@ -116,10 +116,9 @@ pub struct RequestEvent {
 }
 
 /// A reason in full, for the operator. Most are those of refusals, and most of these nobody reads: put into words only if somebody does.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub enum Detail {
     /// There is nothing to say.
-    #[default]
     None,
     /// In these words.
     Words(String),
