@@ -33,7 +33,7 @@ use super::{
     proxy_header::{self, Source},
     stopping::Stopping,
     transport::{Activity, ActivityLimits, Busy, Transport},
-    trim,
+    trim::Resting,
 };
 use crate::{
     acme,
@@ -99,7 +99,7 @@ pub(super) fn serve(
     );
     let opening = Box::pin(opening);
     async move {
-        let _counted = Counted::new(&service.metrics().connections);
+        let counted = Counted::new(&service.metrics().connections);
         let (mut transport, http2, peer) = match opened_in_time(opening, &service.stopping).await {
             Some(Ok((transport, http2, peer))) => (transport, http2, Arc::new(peer)),
             Some(Err(error)) => {
@@ -169,12 +169,14 @@ pub(super) fn serve(
                     transport.unread(parts.read_buf);
                     transport
                 };
-                trim::came_to_rest();
+                let resting = Resting::new();
                 if !watch.next_request_begins(&mut transport).await {
                     // Whether the other side still hears that is its affair.
                     let _ = timeout(CLOSING_GRACE, transport.shutdown()).await;
+                    drop(transport);
                     break Ok(());
                 }
+                drop(resting);
             }
         };
         if let Err(error) = ended {
@@ -184,8 +186,8 @@ pub(super) fn serve(
             }
             tracing::debug!(error = %Chain(&error), peer = ?address, "connection broke off");
         }
-        // Taken as long as the connection is open.
-        drop(place);
+        // By now the connection is closed.
+        drop((counted, place));
     }
 }
 

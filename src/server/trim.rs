@@ -6,7 +6,7 @@
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -30,22 +30,34 @@ const TRIMS: u32 = 3;
 /// About what an open connection holds, and what one gives back when it comes to rest.
 const CONNECTION_BYTES: u64 = 8 << 10;
 
-/// So many looks have to pass before connections at rest are the reason for trimming again: with many of them that come to rest and
-/// wake up all the time there is always something to find, and the pages are soon needed again.
+/// So many looks have to pass before connections at rest are the reason for trimming again: a thread that serves and wants memory from
+/// the part that is just walked waits for the walk.
 const LOOKS_BETWEEN: u32 = 10;
 
-/// Connections that came to rest since the heap was last trimmed. The heap is the process's, too.
-static RESTING: AtomicUsize = AtomicUsize::new(0);
+/// Connections at rest. The heap is the process's, too.
+static RESTING: AtomicU64 = AtomicU64::new(0);
 
-/// A connection has given back what it needs for requests.
-pub(super) fn came_to_rest() {
-    RESTING.fetch_add(1, Relaxed);
+/// A connection that has given back what it needs for requests.
+pub(super) struct Resting(());
+
+impl Resting {
+    pub(super) fn new() -> Self {
+        RESTING.fetch_add(1, Relaxed);
+        Self(())
+    }
 }
 
-/// Trims the heap whenever half of what connections and bodies held at a peak, or more, is gone, when connections that came to rest
-/// gave back as much, and when a state that served is gone, or what it was made of. Runs until it is dropped.
+impl Drop for Resting {
+    fn drop(&mut self) {
+        RESTING.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Trims the heap whenever half of what connections and bodies held at a peak, or more, is gone, when there are many more connections at
+/// rest than before, and when a state that served is gone, or what it was made of. Runs until it is dropped.
 pub(super) async fn after_peaks(gateway: &Gateway) {
-    let (mut peak, mut trims, mut quiet) = (0, 0, LOOKS_BETWEEN);
+    let (mut peak, mut trims) = (0, 0);
+    let (mut rested, mut quiet) = (0, LOOKS_BETWEEN);
     let mut served = Weak::new();
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -64,15 +76,16 @@ pub(super) async fn after_peaks(gateway: &Gateway) {
             served = serves;
             trims = TRIMS;
         }
-        let resting = u64::try_from(RESTING.load(Relaxed)).unwrap_or(0);
+        let resting = RESTING.load(Relaxed);
+        rested = rested.min(resting);
         quiet = quiet.saturating_add(1);
-        if resting * CONNECTION_BYTES >= PEAK_MIN_BYTES && quiet > LOOKS_BETWEEN {
+        if (resting - rested) * CONNECTION_BYTES >= PEAK_MIN_BYTES && quiet > LOOKS_BETWEEN {
             trims = trims.max(1);
         }
         if trims > 0 {
             trims -= 1;
             quiet = 0;
-            RESTING.store(0, Relaxed);
+            rested = resting;
             // A walk over everything that is free: not on a thread that serves.
             let _ = spawn_blocking(trim).await;
         }
