@@ -33,7 +33,6 @@ use super::{
     proxy_header::{self, Source},
     stopping::Stopping,
     transport::{Activity, ActivityLimits, Busy, Transport},
-    trim::Resting,
 };
 use crate::{
     acme,
@@ -169,14 +168,12 @@ pub(super) fn serve(
                     transport.unread(parts.read_buf);
                     transport
                 };
-                let resting = Resting::new();
                 if !watch.next_request_begins(&mut transport).await {
                     // Whether the other side still hears that is its affair.
                     let _ = timeout(CLOSING_GRACE, transport.shutdown()).await;
                     drop(transport);
                     break Ok(());
                 }
-                drop(resting);
             }
         };
         if let Err(error) = ended {

@@ -78,7 +78,7 @@ impl Server {
         shared.start();
         tokio::select! {
             () = shared.stopping.cancelled() => {}
-            () = trim::after_peaks(&shared.gateway) => {}
+            () = trim::for_ever() => {}
             () = shared.keep_certificates() => {}
         }
         let (admin, drain) = shared.stop();

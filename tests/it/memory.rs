@@ -27,10 +27,10 @@ use crate::support::{
 const SECRET: &[u8] = b"a secret of these tests";
 
 /// What may stay resident after a peak beyond what was before it: pages that are shared with what lives on.
-const LEFT_KIB: u64 = 8 << 10;
+const LEFT_KIB: u64 = 6 << 10;
 
 /// The same after large bodies: threads that wrote to the spool are still there.
-const LEFT_BY_BODIES_KIB: u64 = 20 << 10;
+const LEFT_BY_BODIES_KIB: u64 = 12 << 10;
 
 /// Held by each of these tests: together they would take the machine from all others.
 pub(crate) static ALONE: Mutex<()> = Mutex::new(());
@@ -103,15 +103,11 @@ fn ten_thousand_idle_connections_cost_little_and_leave_nothing() {
     assert!(each < Duration::from_millis(100), "{each:?}");
 }
 
-/// For so long after its start the gateway gives memory back for that reason alone.
-const START: Duration = Duration::from_secs(4);
-
 #[test]
 fn connections_that_came_to_rest_give_memory_back() {
     const COUNT: usize = 2000;
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     raise_descriptor_limit();
-    let began = Instant::now();
     let upstream = Upstream::accepting();
     let gateway = Gateway::builder()
         .limits("connections = 4000\nidle_timeout = \"600s\"\nbody_timeout = \"600s\"")
@@ -126,9 +122,7 @@ fn connections_that_came_to_rest_give_memory_back() {
             socket
         })
         .collect();
-    gateway.wait_for_metric("countersign_inflight_requests", |open| {
-        open == COUNT as u64 && began.elapsed() > START
-    });
+    gateway.wait_for_metric("countersign_inflight_requests", |open| open == COUNT as u64);
     let busy = gateway.rss_kib();
     for socket in &mut sockets {
         socket.write_all(last).unwrap();
