@@ -1,9 +1,10 @@
-//! What was freed goes back to the system.
+//! What was freed goes back to the system, but not at once.
 //!
-//! The C library keeps what was freed in small pieces between pieces in use: most of what many connections or bodies held
-//! would stay resident for as long as the process lives.
+//! glibc keeps what was freed in small pieces between pieces in use: most of what many connections or bodies held would stay resident
+//! for as long as the process lives. What is free at the end of its heap it gives back at every chance: each larger body would make that come
+//! and go.
 
-use std::time::Duration;
+use std::{hint::black_box, time::Duration};
 
 use tokio::{
     task::spawn_blocking,
@@ -14,8 +15,13 @@ use tokio::{
 /// that serves and wants memory from the part that is just walked waits meanwhile.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// When glibc frees a larger block than any before (mallopt(3), `M_MMAP_THRESHOLD`), it takes blocks up to that size from its heap,
+/// and keeps twice as much free at the end of it.
+const TEACHING_BLOCK: usize = 2 << 20;
+
 /// Trims the heap again and again. Runs until it is dropped.
 pub(super) async fn for_ever() {
+    drop(black_box(Vec::<u8>::with_capacity(TEACHING_BLOCK)));
     let mut turns = interval(EVERY);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -134,6 +134,32 @@ fn connections_that_came_to_rest_give_memory_back() {
     assert_eq!(gateway.metric("countersign_connections"), COUNT as u64);
 }
 
+#[test]
+fn what_one_body_gave_back_serves_the_next() {
+    const COUNT: u64 = 100;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let upstream = Upstream::accepting();
+    let gateway = Gateway::builder()
+        .tls()
+        .route("hooks", "/hooks", SECRET, &upstream.url(), "")
+        .start();
+    let body = "x".repeat(1 << 20);
+    let request = Delivery::post("/hooks", body).signed(SECRET).raw();
+    let mut wire = client::raw(gateway.door());
+    let mut serve = || {
+        for _ in 0..COUNT {
+            wire.send(&request).unwrap();
+            assert_eq!(wire.answer("POST").unwrap().status, 200);
+        }
+        gateway.page_faults()
+    };
+    let warm = serve();
+    let each = (serve() - warm) / COUNT;
+    println!("{each} page faults for a body of 1 MiB");
+    // It is 256 pages.
+    assert!(each < 32, "{each}");
+}
+
 fn read_answer(socket: &mut Socket) {
     let mut answer = Vec::new();
     while !answer.ends_with(b"\r\n\r\n") {

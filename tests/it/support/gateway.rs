@@ -400,6 +400,14 @@ impl Gateway {
         self.memory("VmHWM:")
     }
 
+    /// How often memory had to be found for a page that was touched, since the start.
+    pub(crate) fn page_faults(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // The name in brackets may hold anything; the state comes next, minflt seven places after it.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').nth(7).unwrap().parse().unwrap()
+    }
+
     fn memory(&self, row: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         status
