@@ -32,7 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     proxy_header::{self, Source},
     stopping::Stopping,
-    transport::{Activity, ActivityLimits, Busy, Transport},
+    transport::{Activity, ActivityLimits, Busy, REST_AFTER, REST_AFTER_FIRST, Transport},
 };
 use crate::{
     acme,
@@ -53,11 +53,8 @@ const HEAD_SLACK: u32 = 2;
 /// When the process stops, idle connections are kept open this long: a sender that is just about to use one then gets an answer.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 
-/// An HTTP/1.1 connection that has been idle for this long gives back what hyper holds for it: most of its memory. Short, because
-/// what many connections hold until then in a burst the allocator does not return.
-const PARK_AFTER: Duration = Duration::from_millis(250);
-
-/// How often an HTTP/2 connection, which cannot be parked, is looked at.
+/// How often an HTTP/2 connection is looked at. One of HTTP/1.1 that rests gives back what hyper holds for it, most of its memory; this one
+/// cannot.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// What all connections of a listener share.
@@ -410,10 +407,12 @@ impl Watch<'_> {
     {
         let mut limits = self.limits;
         let (mut stopping, mut closing) = (false, false);
-        let pause = limits
-            .head
-            .min(if limits.http2 { LOOK_AFTER } else { PARK_AFTER });
-        let mut alarm = pin!(sleep(pause.min(limits.idle)));
+        let (first, pause) = match limits.http2 {
+            true => (LOOK_AFTER, LOOK_AFTER),
+            false => (REST_AFTER_FIRST, REST_AFTER),
+        };
+        let pause = pause.min(limits.head);
+        let mut alarm = pin!(sleep(first.min(pause).min(limits.idle)));
         let mut begun = pin!(self.stopping.begun());
         loop {
             let mut asked = false;
@@ -442,11 +441,17 @@ impl Watch<'_> {
             let wake = match event.await {
                 Event::Ended(ended) => return ended.map(|()| Left::Over),
                 Event::Alarm => match self.activity.allowed_until(&limits) {
-                    Some(_) if !limits.http2 && !stopping && self.activity.rests(PARK_AFTER) => {
-                        return Ok(Left::Resting);
+                    Some(until) => {
+                        let now = Instant::now();
+                        let rests = self.activity.rests_from();
+                        let rests = rests.filter(|_| !limits.http2 && !stopping);
+                        if rests.is_some_and(|from| from <= now) {
+                            return Ok(Left::Resting);
+                        }
+                        // A head may begin meanwhile, and has less time.
+                        let look = now + pause;
+                        until.min(rests.map_or(look, |from| from.min(look)))
                     }
-                    // A head may begin meanwhile, and has less time.
-                    Some(until) => until.min(Instant::now() + pause),
                     None if closing => return Ok(Left::Over),
                     None => {
                         closing = true;

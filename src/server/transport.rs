@@ -22,6 +22,14 @@ use tokio_rustls::server::TlsStream;
 use super::linger;
 use crate::listen::{Duplex, Wire};
 
+/// A connection rests when no request has come for this long: shorter, and a sender of some requests a second would have it made ready
+/// again for each.
+pub(super) const REST_AFTER: Duration = Duration::from_millis(250);
+
+/// The same after its first request. Many senders have one to send and keep the connection: of a burst of those, the later ones
+/// take what the earlier ones gave back, and less memory lies between what they keep.
+pub(super) const REST_AFTER_FIRST: Duration = Duration::from_millis(25);
+
 /// Whether the connection is at work, for the timer that watches over it.
 pub(super) struct Activity {
     began: Instant,
@@ -33,8 +41,8 @@ pub(super) struct Activity {
     moved_at: AtomicU64,
     /// Nothing more is read from it as a request.
     ending: AtomicBool,
-    /// A request was served on it.
-    served: AtomicBool,
+    /// Requests that ever began on it.
+    served: AtomicU64,
     /// Milliseconds after `began` at which it last became idle.
     idle_since: AtomicU64,
     /// Milliseconds after `began` at which the first byte after that came; 0: none yet.
@@ -51,7 +59,7 @@ impl Activity {
             offering: AtomicUsize::new(0),
             moved_at: AtomicU64::new(0),
             ending: AtomicBool::new(false),
-            served: AtomicBool::new(false),
+            served: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
             stuck_since: AtomicU64::new(0),
@@ -70,7 +78,7 @@ impl Activity {
     /// On HTTP/1.1 an answer that is not taken blocks the socket; on HTTP/2 it may not, so there each piece is followed.
     pub(super) fn request(self: &Arc<Self>, http2: bool) -> Busy {
         self.requests.fetch_add(1, Relaxed);
-        self.served.store(true, Relaxed);
+        self.served.fetch_add(1, Relaxed);
         Busy {
             activity: self.clone(),
             http2,
@@ -97,7 +105,7 @@ impl Activity {
             }
             return Some(Instant::now() + limits.head.min(limits.idle));
         }
-        let served = self.served.load(Relaxed);
+        let served = self.served.load(Relaxed) > 0;
         match self.head_since.load(Relaxed) {
             // HTTP/2 sends frames of its own between requests: there the whole pause counts.
             since if since == 0 || limits.http2 => match served {
@@ -108,14 +116,15 @@ impl Activity {
         }
     }
 
-    /// Whether it has waited for a next request for that long, with every answer gone out and more to come.
-    pub(super) fn rests(&self, at_least: Duration) -> bool {
-        let idle = self.now() - self.idle_since.load(Relaxed).min(self.now());
-        self.is_idle()
-            && self.served.load(Relaxed)
-            && !self.ending.load(Relaxed)
-            && self.stuck_since.load(Relaxed) == 0
-            && u128::from(idle) >= at_least.as_millis()
+    /// From when on it rests, if nothing comes: every answer has gone out, and more requests may come. `None`: it is at work.
+    pub(super) fn rests_from(&self) -> Option<Instant> {
+        let after = match self.served.load(Relaxed) {
+            0 => return None,
+            1 => REST_AFTER_FIRST,
+            _ => REST_AFTER,
+        };
+        (self.is_idle() && !self.ending.load(Relaxed) && self.stuck_since.load(Relaxed) == 0)
+            .then(|| self.began + Duration::from_millis(self.idle_since.load(Relaxed)) + after)
     }
 
     /// Whether it waits for a request of which nothing has come.
