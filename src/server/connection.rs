@@ -32,7 +32,7 @@ use tokio_rustls::TlsAcceptor;
 use super::{
     proxy_header::{self, Source},
     stopping::Stopping,
-    transport::{Activity, ActivityLimits, Busy, REST_AFTER, REST_AFTER_FIRST, Transport},
+    transport::{Activity, ActivityLimits, Busy, REST_AFTER, Transport},
 };
 use crate::{
     acme,
@@ -53,8 +53,8 @@ const HEAD_SLACK: u32 = 2;
 /// When the process stops, idle connections are kept open this long: a sender that is just about to use one then gets an answer.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 
-/// How often an HTTP/2 connection is looked at. One of HTTP/1.1 that rests gives back what hyper holds for it, most of its memory; this one
-/// cannot.
+/// How often an HTTP/2 connection is looked at. It never rests: only on HTTP/1.1 can be given back what hyper holds, most of a
+/// connection's memory.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// What all connections of a listener share.
@@ -407,12 +407,12 @@ impl Watch<'_> {
     {
         let mut limits = self.limits;
         let (mut stopping, mut closing) = (false, false);
-        let (first, pause) = match limits.http2 {
-            true => (LOOK_AFTER, LOOK_AFTER),
-            false => (REST_AFTER_FIRST, REST_AFTER),
+        let pause = match limits.http2 {
+            true => LOOK_AFTER,
+            false => REST_AFTER,
         };
         let pause = pause.min(limits.head);
-        let mut alarm = pin!(sleep(first.min(pause).min(limits.idle)));
+        let mut alarm = pin!(sleep(pause.min(limits.idle)));
         let mut begun = pin!(self.stopping.begun());
         loop {
             let mut asked = false;
@@ -420,6 +420,13 @@ impl Watch<'_> {
                 // The connection first: it is what all this is for.
                 if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                     return Poll::Ready(Event::Ended(ended));
+                }
+                // After its first request the connection may rest before the next look.
+                if let Some(from) = self.rests_from(stopping)
+                    && from < alarm.deadline()
+                {
+                    alarm.as_mut().reset(from);
+                    asked = false;
                 }
                 // The others are asked once to wake this task. From then on it is enough, and takes no lock that all connections
                 // share, to look whether they did.
@@ -443,8 +450,7 @@ impl Watch<'_> {
                 Event::Alarm => match self.activity.allowed_until(&limits) {
                     Some(until) => {
                         let now = Instant::now();
-                        let rests = self.activity.rests_from();
-                        let rests = rests.filter(|_| !limits.http2 && !stopping);
+                        let rests = self.rests_from(stopping);
                         if rests.is_some_and(|from| from <= now) {
                             return Ok(Left::Resting);
                         }
@@ -474,6 +480,13 @@ impl Watch<'_> {
         }
     }
 
+    fn rests_from(&self, stopping: bool) -> Option<Instant> {
+        match self.limits.http2 || stopping {
+            true => None,
+            false => self.activity.rests_from(),
+        }
+    }
+
     /// Waits for the next request of a connection that rests; `false` if none came in time.
     async fn next_request_begins(&self, transport: &mut Transport) -> bool {
         let Some(until) = self.activity.allowed_until(&self.limits) else {
@@ -487,5 +500,41 @@ impl Watch<'_> {
         }
         let last_chance = timeout(CLOSING_GRACE, transport.begins()).await;
         matches!(last_chance, Ok(Ok(true)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn after_its_first_request_a_connection_rests_before_the_next_look() {
+        const LONG: Duration = Duration::from_secs(60);
+        let (activity, stopping) = (Activity::new(), Stopping::default());
+        let watch = Watch {
+            activity: &activity,
+            limits: ActivityLimits {
+                first: LONG,
+                head: LONG,
+                idle: LONG,
+                stuck: LONG,
+                http2: false,
+            },
+            stopping: &stopping,
+        };
+        // Under way when it is polled first, over when it is polled again.
+        let (mut first, mut second) = (None, Some(activity.request(false)));
+        let connection = pin!(poll_fn(|cx| {
+            first = second.take();
+            if first.is_some() {
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        }));
+        tokio::select! {
+            biased;
+            left = watch.over(connection, |_| {}) => assert!(matches!(left, Ok(Left::Resting))),
+            () = sleep(REST_AFTER / 2) => panic!("it does not rest"),
+        }
     }
 }

@@ -22,13 +22,13 @@ use tokio_rustls::server::TlsStream;
 use super::linger;
 use crate::listen::{Duplex, Wire};
 
-/// A connection rests when no request has come for this long: shorter, and a sender of some requests a second would have it made ready
+/// A connection rests when no request has come for this long: shorter, and a sender of ten requests a second would have it made ready
 /// again for each.
 pub(super) const REST_AFTER: Duration = Duration::from_millis(250);
 
 /// The same after its first request. Many senders have one to send and keep the connection: of a burst of those, the later ones
 /// take what the earlier ones gave back, and less memory lies between what they keep.
-pub(super) const REST_AFTER_FIRST: Duration = Duration::from_millis(25);
+const REST_AFTER_FIRST: Duration = Duration::from_millis(25);
 
 /// Whether the connection is at work, for the timer that watches over it.
 pub(super) struct Activity {

@@ -1,8 +1,8 @@
 //! What was freed goes back to the system, but not at once.
 //!
 //! glibc keeps what was freed in small pieces between pieces in use: most of what many connections or bodies held would stay resident
-//! for as long as the process lives. What is free at the end of its heap it gives back at every chance: each larger body would make that come
-//! and go.
+//! for as long as the process lives. What is free at the end of its heap it gives back at every chance: with each larger body that would
+//! come and go.
 
 use std::{hint::black_box, time::Duration};
 
@@ -16,7 +16,8 @@ use tokio::{
 const EVERY: Duration = Duration::from_secs(10);
 
 /// When glibc frees a larger block than any before (mallopt(3), `M_MMAP_THRESHOLD`), it takes blocks up to that size from its heap,
-/// and keeps twice as much free at the end of it.
+/// and keeps twice as much free at the end of it. Each thread that serves has a heap of its own, and only the main thread's is trimmed at
+/// its end.
 const TEACHING_BLOCK: usize = 2 << 20;
 
 /// Trims the heap again and again. Runs until it is dropped.

@@ -26,6 +26,9 @@ use crate::support::{
 
 const SECRET: &[u8] = b"a secret of these tests";
 
+/// Each has a part of the heap: their number shall not depend on the machine.
+const THREADS: &str = "threads = 2";
+
 /// What may stay resident after a peak beyond what was before it: pages that are shared with what lives on.
 const LEFT_KIB: u64 = 6 << 10;
 
@@ -64,6 +67,7 @@ fn ten_thousand_idle_connections_cost_little_and_leave_nothing() {
     );
     let upstream = Upstream::accepting();
     let gateway = Gateway::builder()
+        .server(THREADS)
         .limits("connections = 12000\nidle_timeout = \"600s\"")
         .route("hooks", "/hooks", SECRET, &upstream.url(), "")
         .start();
@@ -113,6 +117,7 @@ fn connections_that_came_to_rest_give_memory_back() {
     raise_descriptor_limit();
     let upstream = Upstream::accepting();
     let gateway = Gateway::builder()
+        .server(THREADS)
         .limits("connections = 4000\nidle_timeout = \"600s\"\nbody_timeout = \"600s\"")
         .route("hooks", "/hooks", SECRET, &upstream.url(), "")
         .start();
@@ -121,6 +126,9 @@ fn connections_that_came_to_rest_give_memory_back() {
     let mut sockets: Vec<_> = (0..COUNT)
         .map(|_| {
             let mut socket = Socket::connect(&gateway.door().address, PATIENCE).unwrap();
+            // After a later request it rests, too.
+            socket.write_all(&request).unwrap();
+            read_answer(&mut socket);
             socket.write_all(most).unwrap();
             socket
         })
@@ -143,6 +151,7 @@ fn what_one_body_gave_back_serves_the_next() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let upstream = Upstream::accepting();
     let gateway = Gateway::builder()
+        .server(THREADS)
         .tls()
         .route("hooks", "/hooks", SECRET, &upstream.url(), "")
         .start();
@@ -156,10 +165,11 @@ fn what_one_body_gave_back_serves_the_next() {
         }
         gateway.page_faults()
     };
-    let warm = serve();
-    let each = (serve() - warm) / COUNT;
-    println!("{each} page faults for a body of 1 MiB");
-    // It is 256 pages.
+    let faults = [serve(), serve(), serve(), serve()];
+    // A trim, or a thread that serves for the first time, has some faulted in once.
+    let each = faults.windows(2).map(|two| (two[1] - two[0]) / COUNT).min();
+    let each = each.unwrap();
+    println!("{each} page faults for a body of 1 MiB, which is 256 pages");
     assert!(each < 32, "{each}");
 }
 
@@ -269,6 +279,7 @@ fn bodies_larger_than_memory_arrive_intact(builder: Builder, senders: usize, len
     raise_descriptor_limit();
     let upstream = Upstream::accepting();
     let gateway = builder
+        .server(THREADS)
         .limits("body_memory = \"64MiB\"\nspool = \"16GiB\"\nbody_timeout = \"300s\"\nbody_min_rate = \"0B/s\"")
         .route("hooks", "/hooks", SECRET, &upstream.url(), "timeout = \"300s\"")
         .start();

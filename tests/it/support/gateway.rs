@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
@@ -391,7 +391,7 @@ impl Gateway {
                 return kib;
             }
             assert!(Instant::now() < end, "waited {PATIENCE:?}: {kib} KiB");
-            thread::yield_now();
+            thread::park_timeout(Duration::from_millis(10));
         }
     }
 
